@@ -1,0 +1,52 @@
+"""The app's configuration, and the one registry of a process."""
+
+from __future__ import annotations
+
+import threading
+
+from django.apps import AppConfig
+from django.core import checks
+
+from plugins.conf import plugin_settings
+from plugins.loading import load_plugins
+from plugins.registry import PluginRegistry
+
+__all__ = ["PluginsConfig", "get_registry", "reset_registry"]
+
+_lock = threading.Lock()
+_registry: PluginRegistry | None = None
+
+
+class PluginsConfig(AppConfig):
+    """Plugins: contracts, registry and the built-in ones."""
+
+    name = "plugins"
+    verbose_name = "Plugins"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks. Plugins are loaded on first use, after a fork."""
+        from plugins.checks import check_plugins  # noqa: PLC0415  (it imports this module)
+
+        checks.register(check_plugins)
+
+
+def get_registry() -> PluginRegistry:
+    """Return what the plugins provide; they are loaded on the first call.
+
+    Raises:
+        ImproperlyConfigured: The settings of plugins are wrong.
+    """
+    global _registry  # noqa: PLW0603  (one registry per process, built under the lock)
+    if _registry is None:
+        with _lock:
+            if _registry is None:
+                _registry = load_plugins(blocked=plugin_settings().blocked)
+    return _registry
+
+
+def reset_registry() -> None:
+    """Forget the registry, so that the next use loads the plugins anew (for tests)."""
+    global _registry  # noqa: PLW0603
+    with _lock:
+        _registry = None

@@ -1,0 +1,15 @@
+"""What each kind of plugin must do, as tests that any author can call."""
+
+from __future__ import annotations
+
+from plugins.conformance.eviction import check_eviction_policy
+from plugins.conformance.executor import check_executor
+from plugins.conformance.feature_source import check_feature_source
+from plugins.conformance.framework import check_framework
+
+__all__ = [
+    "check_eviction_policy",
+    "check_executor",
+    "check_feature_source",
+    "check_framework",
+]

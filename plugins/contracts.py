@@ -1,0 +1,303 @@
+"""What crosses the border between recserve and its plugins: Protocols and frozen records.
+
+Seconds are ``float``, bytes are ``int``. Wall-clock instants are seconds since the epoch, as
+``time.time()`` gives them, so that they mean the same in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Entry",
+    "EvictionPolicy",
+    "Executor",
+    "FeatureSource",
+    "Framework",
+    "HitMode",
+    "HostedModel",
+    "InsertOrigin",
+    "LoadedModel",
+    "ModelSpec",
+    "PolicyHost",
+    "Recommendation",
+    "RecommendationRequest",
+    "RemoveCause",
+    "Signature",
+    "TensorSpec",
+    "Tensors",
+    "UserId",
+]
+
+UserId: TypeAlias = str | int
+"""A user, as the client names it. ``1`` and ``"1"`` are looked up in a feature source alike."""
+
+Tensors: TypeAlias = Mapping[str, NDArray[Any]]
+"""Arrays by tensor name; the first dimension of each is the batch."""
+
+
+# --- Recommending -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendationRequest:
+    """One question: which items for this user, by this model?"""
+
+    user_id: UserId
+    """The user asking."""
+    model_name: str = "default"
+    """The registered model that should answer."""
+    features: Mapping[str, float] | Sequence[float] | None = None
+    """Feature values by name, or in the declared order; None: ask the feature source."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """Circumstances of the request (JSON values); part of the cache key."""
+    k: int = 10
+    """How many items are wanted."""
+    exclude: frozenset[str] = frozenset()
+    """Item ids that must not be recommended."""
+    timeout: float | None = None
+    """Seconds until the answer is worthless; None: the model's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The answer to one `RecommendationRequest`."""
+
+    user_id: UserId
+    """The user that asked."""
+    items: tuple[str, ...]
+    """Item ids, best first; fewer than ``k`` only when the catalogue has no more."""
+    scores: tuple[float, ...]
+    """The model's score of each item."""
+    model_name: str
+    """The model that was asked."""
+    model_version: int | None
+    """The version that computed the answer; None when a fallback made it."""
+    source: str
+    """Where the answer came from: ``model``, a cache level such as ``l1``, or ``fallback``."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether the answer came out of the cache."""
+        return self.source not in {"model", "fallback"}
+
+
+# --- Models -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, datatype and shape of one input or output, in Open Inference Protocol terms."""
+
+    name: str
+    """The tensor's name."""
+    datatype: str
+    """``FP32``, ``FP64``, ``INT64``, ``BOOL``, ``BYTES``, …"""
+    shape: tuple[int, ...]
+    """Sizes, with -1 for a free dimension; the first is the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and what it returns."""
+
+    inputs: tuple[TensorSpec, ...]
+    """The inputs, in the order in which a positional model takes them."""
+    outputs: tuple[TensorSpec, ...]
+    """The outputs, in the order in which a positional model returns them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """All that is needed to load one model version, in this process or another."""
+
+    model_name: str
+    """The registered name."""
+    version: int
+    """The version's number."""
+    framework: str
+    """The framework plugin's name."""
+    path: Path
+    """The artifact: a file or a directory, already checked against its digest."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the framework plugin."""
+    signature: Signature | None = None
+    """The registered signature; None while the version is being validated."""
+
+
+class LoadedModel(Protocol):
+    """A model in memory. One thread at a time calls it."""
+
+    @property
+    def signature(self) -> Signature | None:
+        """What the artifact itself declares; None if its format declares nothing."""
+
+    def predict(self, inputs: Tensors) -> Tensors:
+        """Return the outputs for a batch; every output has one row per input row.
+
+        Raises whatever the framework raises; recserve turns it into `InferenceError`.
+        """
+
+    def close(self) -> None:
+        """Free what the model holds. It is not called again afterwards."""
+
+
+class Framework(Protocol):
+    """Loads artifacts of one model format. Its keyword-only parameters are its options."""
+
+    def load(self, spec: ModelSpec) -> LoadedModel:
+        """Return the model of ``spec.path``, ready to predict.
+
+        The framework is imported in here, never at module level.
+
+        Raises:
+            ArtifactRejected: The file is not of this framework's format, or is damaged.
+        """
+
+
+class HostedModel(Protocol):
+    """A model that an executor runs. As many threads as it has instances may call it."""
+
+    @property
+    def instances(self) -> int:
+        """How many batches can run at once."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Return the outputs for a batch.
+
+        Raises:
+            InferenceError: The model raised; the cause is chained.
+        """
+
+    def close(self) -> None:
+        """Wait for running batches, then free the model."""
+
+
+class Executor(Protocol):
+    """Where models run: in this process, in another one, on another host."""
+
+    def host(self, spec: ModelSpec, load: Callable[[], LoadedModel]) -> HostedModel:
+        """Return the running model.
+
+        Args:
+            spec: The version to run, for executors that load it elsewhere.
+            load: Loads one instance in this process, for executors that run it here.
+
+        Raises:
+            ArtifactRejected: The artifact cannot be loaded.
+        """
+
+
+class FeatureSource(Protocol):
+    """Knows users' features. Any thread calls it, several at once."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the values that `features` returns, in their order."""
+
+    def features(self, user_id: UserId, context: Mapping[str, Any]) -> NDArray[np.float32] | None:
+        """Return the user's ``(len(feature_names),)`` float32 row, or None if it is unknown."""
+
+    def close(self) -> None:
+        """Free what the source holds."""
+
+
+# --- Eviction ---------------------------------------------------------------------------------
+
+HitMode: TypeAlias = Literal["none", "flag", "count", "buffer", "call"]
+"""How a policy hears of hits; L1 builds its look-up for it.
+
+``none``: not at all. ``flag``: ``entry.ref = 1``. ``count``: ``entry.ref`` grows up to
+``count_cap``. ``buffer``: batches, through `EvictionPolicy.on_hits`; some may be lost.
+``call``: each, through `EvictionPolicy.on_hit`, under L1's lock.
+"""
+
+InsertOrigin: TypeAlias = Literal["miss", "warmup", "promotion", "replica", "restore"]
+"""Why an entry is stored: computed for a caller, warmed, copied up from a lower level, …"""
+
+RemoveCause: TypeAlias = Literal["explicit", "expired", "invalidated", "replaced"]
+"""Why an entry leaves other than by eviction."""
+
+
+class Entry(Protocol):
+    """What L1 keeps per key. A policy adds its own slots through ``entry_slots``.
+
+    A *ghost* is an entry without a value whose ``expires`` is ``-inf``: a policy may keep one in
+    the dict to recognise a key that comes back.
+    """
+
+    key: str
+    value: Any
+    expires: float
+    """Wall-clock instant after which the entry is no longer served; ``-inf``: a ghost."""
+    weight: int
+    """What the entry counts against the capacity: 1, or its size in bytes."""
+    was_ghost: bool
+    """True during `on_insert` of a key that the policy remembered as a ghost."""
+    keep_ghost: bool
+    """Set by `evict` to keep the victim as a ghost, until the policy calls ``drop_ghost``."""
+
+
+class PolicyHost(Protocol):
+    """What L1 offers to the policy it owns."""
+
+    capacity: int
+    """The most that entries may weigh together."""
+    rng: Random
+    """The only randomness a policy may use, seeded in tests."""
+
+    def drop_ghost(self, entry: Entry) -> None:
+        """Forget a ghost. The policy has unlinked it already."""
+
+
+class EvictionPolicy(Protocol):
+    """Chooses victims. L1 owns the only dict; the policy's state lives in the entries' slots.
+
+    Everything but the hit modes ``none``, ``flag`` and ``count`` runs under L1's lock. A policy
+    never sees a value, never hashes a key, and does each step in O(1) or O(log n).
+    A simple policy is ``hit_mode = "call"`` and four methods; `BaseEvictionPolicy` in
+    `plugins.eviction.base` supplies the rest.
+    """
+
+    hit_mode: ClassVar[HitMode]
+    entry_slots: ClassVar[tuple[str, ...]]
+    count_cap: ClassVar[int]
+
+    def attach(self, host: PolicyHost) -> None:
+        """Remember the host; called once, before anything else."""
+
+    def on_insert(self, entry: Entry, now: float, origin: InsertOrigin) -> None:
+        """Link a new entry, or a returning ghost (``entry.was_ghost``)."""
+
+    def on_hit(self, entry: Entry, now: float) -> None:
+        """Hear of one hit (``call`` only)."""
+
+    def on_hits(self, entries: Iterable[Entry], now: float) -> None:
+        """Hear of a batch of hits (``buffer`` only); may hold entries that left meanwhile."""
+
+    def evict(self, now: float) -> Entry:
+        """Choose a resident, unlink it, and return it. It may be the newcomer.
+
+        Called only while at least one entry is resident. With ``entry.keep_ghost = True`` the
+        policy keeps it linked as a ghost.
+        """
+
+    def on_remove(self, entry: Entry, cause: RemoveCause) -> None:
+        """Unlink a resident that leaves for another reason than eviction."""
+
+    def on_generation(self, namespace: str, old: int, new: int) -> None:
+        """A model roll-out rotates every key of the namespace: age what was learned of it."""
+
+    def check(self) -> None:
+        """Verify every internal invariant; tests call it after each step.
+
+        Raises:
+            AssertionError: Something is linked twice, not at all, or miscounted.
+        """

@@ -1,0 +1,1 @@
+"""Built-in feature sources, one per module."""
