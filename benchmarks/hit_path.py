@@ -1,0 +1,158 @@
+"""What a hit in L1 costs, and what an entry weighs, beside cachetools and a bare dict.
+
+Run: ``python -m benchmarks.hit_path [--quick] [--json]``; it needs ``requirements/bench.txt``.
+Rounds of all contestants are interleaved, so that a slow moment of the machine hits all alike;
+the figures are medians. The bars compare ``get`` with ``get``, which both answer None for a miss;
+cachetools' subscription, which raises instead, is faster and has its own rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from cachetools import LRUCache, TTLCache
+
+from cache_app.core.levels import Levels, Stored
+from cache_app.core.memory import MemoryLevel
+from plugins.eviction.builtin import recserve_eviction_policies
+
+TTL = 3600.0
+BARS = {"lru": 0.75, "ttl": 0.2}
+"""Bars of the default policy (SIEVE), as ratios to cachetools' caches."""
+
+
+def memory_level(policy: Callable[..., Any], size: int) -> MemoryLevel:
+    """Return an empty L1."""
+    return MemoryLevel(policy, capacity=size, rng=Random(0))
+
+
+def contestants(keys: list[str]) -> Mapping[str, Callable[[str], Any]]:
+    """Return full caches' look-ups by name."""
+    size, expires = len(keys), time.time() + TTL
+    bare = {key: object() for key in keys}
+    lru: LRUCache[str, object] = LRUCache(size)
+    ttl: TTLCache[str, object] = TTLCache(size, TTL)
+    for key in keys:
+        lru[key] = ttl[key] = object()
+    found: dict[str, Callable[[str], Any]] = {
+        "dict": bare.get,
+        "cachetools.LRUCache": lru.get,
+        "cachetools.LRUCache[]": lru.__getitem__,
+        "cachetools.TTLCache": ttl.get,
+        "cachetools.TTLCache[]": ttl.__getitem__,
+    }
+    for name, policy in recserve_eviction_policies().items():
+        level = memory_level(policy, size)
+        for key in keys:
+            level.put(key, Stored(object(), 0.0, expires))
+        found[f"L1 {name} ({policy.hit_mode})"] = level.get  # type: ignore[attr-defined]
+        if name == "sieve":
+            found["Levels.find over L1 sieve"] = Levels([level]).find
+    return found
+
+
+def nanoseconds(get: Callable[[str], Any], asked: list[str]) -> float:
+    """Return what one look-up costs in CPU time, the loop included."""
+    for key in asked[: len(asked) // 10]:  # the others have filled the processor's caches
+        get(key)
+    started = time.thread_time_ns()
+    for key in asked:
+        get(key)
+    return (time.thread_time_ns() - started) / len(asked)
+
+
+def bytes_per_entry(fill: Callable[[list[tuple[str, object]]], object], size: int) -> float:
+    """Return what a cache allocates per entry, beyond the key and the value."""
+    pairs: list[tuple[str, object]] = [
+        (f"recserve:default:1:all:i{i}", object()) for i in range(size)
+    ]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = fill(pairs)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    del kept
+    return taken / size
+
+
+def fills(size: int) -> Mapping[str, Callable[[list[tuple[str, object]]], object]]:
+    """Return what fills each cache from pairs."""
+    expires = time.time() + TTL
+
+    def filled(cache: Any) -> Callable[[list[tuple[str, object]]], object]:
+        def fill(pairs: list[tuple[str, object]]) -> object:
+            made = cache()
+            for key, value in pairs:
+                made[key] = value
+            return made
+
+        return fill
+
+    def level(policy: Callable[..., Any]) -> Callable[[list[tuple[str, object]]], object]:
+        def fill(pairs: list[tuple[str, object]]) -> object:
+            made = memory_level(policy, size)
+            for key, value in pairs:
+                made.put(key, Stored(value, 0.0, expires))
+            return made
+
+        return fill
+
+    return {
+        "dict": filled(dict),
+        "cachetools.LRUCache": filled(lambda: LRUCache(size)),
+        "cachetools.TTLCache": filled(lambda: TTLCache(size, TTL)),
+        **{
+            f"L1 {name} ({policy.hit_mode})": level(policy)  # type: ignore[attr-defined]
+            for name, policy in recserve_eviction_policies().items()
+        },
+    }
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--json", action="store_true", help="a JSON object as the last line")
+    options = parser.parse_args()
+    rounds, asks, size = (7, 20_000, 2_000) if options.quick else (25, 100_000, 2_000)
+    keys = [f"recserve:default:1:all:i{number}" for number in range(size)]
+    asked = Random(0).choices(keys, k=asks)
+    gets = contestants(keys)
+    times: dict[str, list[float]] = {name: [] for name in gets}
+    gc.disable()
+    for _ in range(rounds):
+        for name, get in gets.items():
+            times[name].append(nanoseconds(get, asked))
+    gc.enable()
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    weights = {name: bytes_per_entry(fill, 5 * size) for name, fill in fills(5 * size).items()}
+    lru, ttl = medians["cachetools.LRUCache"], medians["cachetools.TTLCache"]
+
+    print(f"{size} hot keys, {rounds} rounds of {asks} hits, medians; the loop is included\n")
+    print(f"{'':28}{'ns/hit':>8}{'x LRU':>8}{'x TTL':>8}{'bytes/entry':>14}")
+    for name, median in medians.items():
+        weight = f"{weights[name]:.0f}" if name in weights else ""
+        print(f"{name:28}{median:8.0f}{median / lru:8.2f}{median / ttl:8.2f}{weight:>14}")
+    ours = medians["L1 sieve (flag)"]
+    ratios = {"lru": ours / lru, "ttl": ours / ttl}
+    for name, bar in BARS.items():
+        verdict = "holds" if ratios[name] <= bar else "MISSED"
+        print(f"\nsieve / cachetools {name}: {ratios[name]:.2f}, bar {bar}: {verdict}", end="")
+    print()
+    if options.json:
+        print(json.dumps({"ns_per_hit": medians, "bytes_per_entry": weights, "ratios": ratios}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The cache: levels, policies, keys. It knows no model."""

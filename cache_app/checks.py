@@ -1,0 +1,33 @@
+"""System checks of the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+
+from cache_app.conf import cache_settings
+from plugins.apps import get_registry
+from plugins.errors import PluginError
+
+
+def check_settings(**_: Any) -> list[checks.CheckMessage]:
+    """Return what is wrong with ``RECSERVE["CACHE"]``."""
+    try:
+        cache = cache_settings()
+    except ImproperlyConfigured as error:
+        return [checks.Error(str(error), id="cache_app.E001")]
+    try:
+        get_registry().eviction_policies.check_options(cache.l1_policy, cache.l1_options)
+    except ImproperlyConfigured:
+        return []  # the settings of plugins are wrong: their own check says so
+    except PluginError as error:
+        return [
+            checks.Error(
+                str(error),
+                hint='Correct RECSERVE["CACHE"]["L1"]: POLICY or OPTIONS.',
+                id="cache_app.E002",
+            )
+        ]
+    return []

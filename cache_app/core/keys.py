@@ -1,0 +1,154 @@
+"""What makes two requests equal: the one place that builds and reads cache keys.
+
+A key reads ``namespace:model:version:segment:user:context:features``, such as
+``recserve:movies:3:all:i42:-:-``. Its parts are percent-escaped, so no part can hold a colon. The
+user is ``i`` and an int or ``s`` and a string; context and features are digests, or ``-`` for
+none. How many items are wanted is not in the key: one entry serves every ``k`` up to its depth.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from plugins.contracts import UserId
+from plugins.errors import InvalidInput
+
+__all__ = ["digest_features", "matcher", "recommendation_key"]
+
+_NONE = "-"
+_MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 7
+_INT = re.compile(r"0|-?[1-9][0-9]*")
+
+
+def recommendation_key(
+    *,
+    namespace: str,
+    model_name: str,
+    version: int,
+    segment: str,
+    user_id: UserId,
+    context: Mapping[str, Any],
+    features_digest: bytes | str = "",
+) -> str:
+    """Return the key of a request; the same in every process and on every machine.
+
+    Args:
+        namespace: Keeps deployments apart that share a level.
+        model_name: The model asked.
+        version: The version that answers.
+        segment: The user's segment.
+        user_id: The user; ``1`` and ``"1"`` are two users.
+        context: The circumstances: JSON values, in any order of names.
+        features_digest: What `digest_features` returned for the features given, if any.
+
+    Raises:
+        InvalidInput: The user is neither text nor int, or the context holds what JSON cannot.
+    """
+    if isinstance(features_digest, bytes):
+        features_digest = features_digest.hex()
+    prefix = _prefix(namespace, model_name, version, segment)
+    features = quote(features_digest, safe="") or _NONE
+    return f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}"
+
+
+def digest_features(row: NDArray[Any]) -> str:
+    """Return the digest of a feature row, as little-endian float32 on every machine."""
+    return _digest(np.ascontiguousarray(row, dtype="<f4").tobytes())
+
+
+def matcher(
+    *,
+    namespace: str | None = None,
+    model_name: str | None = None,
+    version: int | None = None,
+    user_id: UserId | None = None,
+) -> Callable[[str], bool]:
+    """Return whether a key belongs to all that is given, as a predicate on keys.
+
+    A user given as text matches the user of that text and the int that is written so: whoever
+    clears a user through a URL cannot tell them apart. A user given as int matches only the int.
+    """
+    wanted: list[tuple[int, frozenset[str]]] = []
+    if namespace is not None:
+        wanted.append((0, frozenset({quote(namespace, safe="")})))
+    if model_name is not None:
+        wanted.append((_MODEL, frozenset({quote(model_name, safe="")})))
+    if version is not None:
+        wanted.append((_VERSION, frozenset({str(version)})))
+    if user_id is not None:
+        users = {_user(user_id)}
+        if isinstance(user_id, str) and _INT.fullmatch(user_id):
+            users.add(f"i{user_id}")
+        wanted.append((_USER, frozenset(users)))
+
+    def matches(key: str) -> bool:
+        parts = key.split(":")
+        return len(parts) == _PARTS and all(parts[place] in texts for place, texts in wanted)
+
+    return matches
+
+
+@functools.lru_cache(maxsize=1024)
+def _prefix(namespace: str, model_name: str, version: int, segment: str) -> str:
+    texts = (quote(text, safe="") for text in (namespace, model_name, str(version), segment))
+    return ":".join(texts)
+
+
+def _user(user_id: UserId) -> str:
+    if isinstance(user_id, str):
+        try:
+            return "s" + quote(user_id, safe="")
+        except UnicodeEncodeError as error:
+            raise InvalidInput("user_id is no valid Unicode text.", field="user_id") from error
+    if isinstance(user_id, bool) or not isinstance(user_id, int):
+        raise InvalidInput(
+            f"user_id must be text or a whole number, not {type(user_id).__name__}.",
+            field="user_id",
+        )
+    try:
+        return f"i{user_id:d}"
+    except ValueError as error:  # Python prints no int of more than 4300 digits
+        raise InvalidInput("user_id has too many digits.", field="user_id") from error
+
+
+def _digest_context(context: Mapping[str, Any]) -> str:
+    if not context:
+        return _NONE
+    try:
+        plain = dict(context)
+        _check_json(plain)
+        # Deterministic: the names of every object, nested ones too, are sorted.
+        return _digest(msgspec.json.encode(plain, order="deterministic"))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(f"context is not JSON: {error}", field="context") from error
+
+
+def _check_json(value: Any) -> None:
+    """Refuse what msgspec would write like something else: NaN as null, a name 1 as "1"."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is no JSON number")
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            if not isinstance(name, str):
+                raise TypeError(f"the name {name!r} is not text")
+            _check_json(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_json(each)
+    elif value is not None and type(value) not in {str, int, bool}:
+        raise TypeError(f"{type(value).__name__} is no JSON type")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
