@@ -1,0 +1,1 @@
+"""The models: registry, live versions, batching, and the API."""

@@ -1,0 +1,1 @@
+"""The REST API: it translates, and calls the Recommender."""

@@ -1,0 +1,69 @@
+"""JSON in and out: strict, fast, bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import IO, Any
+
+import msgspec
+from rest_framework import status
+from rest_framework.exceptions import APIException, ParseError
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.utils.encoders import JSONEncoder
+
+from serving_app.conf import serving_settings
+
+_lazy = JSONEncoder()
+
+
+class BodyTooLarge(APIException):
+    """The request's body exceeds the limit."""
+
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_detail = "The request body is too large."
+    default_code = "body_too_large"
+
+
+class JSONParser(BaseParser):
+    """Parses JSON bodies up to ``MAX_BODY_BYTES``. NaN and infinities are no JSON."""
+
+    media_type = "application/json"
+
+    def parse(
+        self,
+        stream: IO[bytes],
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return the body's value.
+
+        Raises:
+            ParseError: The body is not JSON.
+            BodyTooLarge: It is larger than allowed.
+        """
+        limit = serving_settings().max_body_bytes
+        body = stream.read(limit + 1)
+        if len(body) > limit:
+            raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise ParseError(f"The body is not JSON: {error}") from error
+
+
+class JSONRenderer(BaseRenderer):
+    """Renders responses as compact UTF-8 JSON."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """Return the body."""
+        return b"" if data is None else msgspec.json.encode(data, enc_hook=_lazy.default)

@@ -1,0 +1,193 @@
+"""Health, statistics, and clearing the cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from cache_app.core.keys import matcher
+from cache_app.wiring import get_levels
+from django.db import DatabaseError
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from plugins import InvalidInput
+from serving_app import wiring
+from serving_app.api.permissions import CanOperate
+from serving_app.core.batcher import BatcherStats
+from serving_app.core.latency import LatencySummary
+from serving_app.models import ServedModel
+from serving_app.reconciler import process_name
+
+
+class LiveView(APIView):
+    """Liveness."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    def get(self, request: Request) -> Response:
+        """Return 200 as long as the process answers at all."""
+        return Response({"status": "ok"})
+
+
+class ReadyView(APIView):
+    """Readiness."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT, 503: OpenApiTypes.OBJECT})
+    def get(self, request: Request) -> Response:
+        """Return 200 once everything that can be live is, 503 before."""
+        ready = wiring.get_serving().reconciler.ready.is_set()
+        return Response(
+            {"status": "ok" if ready else "starting"},
+            status=200 if ready else 503,
+            headers={} if ready else {"Retry-After": "1"},
+        )
+
+
+class HealthView(APIView):
+    """Health in detail."""
+
+    permission_classes = (AllowAny,)
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    def get(self, request: Request) -> Response:
+        """Return ``ok``, or ``degraded`` when something that should work does not.
+
+        Operators also see which models and versions are live.
+        """
+        serving = wiring.get_serving()
+        live = {name: v.record.version for name, v in serving.live.live().items()}
+        try:
+            wanted = dict(
+                ServedModel.objects.exclude(live_version=None).values_list(
+                    "name", "live_version__number"
+                )
+            )
+            database = "ok"
+        except DatabaseError:
+            wanted, database = {}, "down"
+        ready = serving.reconciler.ready.is_set()
+        sound = ready and database == "ok" and wanted == live
+        body: dict[str, Any] = {
+            "status": "ok" if sound else "degraded",
+            "ready": ready,
+            "database": database,
+            "models_live": len(live),
+        }
+        if database == "ok" and CanOperate().has_permission(request, self):
+            body["process"] = process_name()
+            body["models"] = {
+                name: {"live": live.get(name), "wanted": wanted.get(name)}
+                for name in sorted(live.keys() | wanted.keys())
+            }
+        return Response(body)
+
+
+class ServingStatsView(APIView):
+    """Statistics of serving."""
+
+    permission_classes = (CanOperate,)
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    def get(self, request: Request) -> Response:
+        """Return requests, batches and latencies of the answering process, by model."""
+        serving = wiring.get_serving()
+        asked = serving.recommender.stats()
+        models: dict[str, dict[str, Any]] = {
+            name: {
+                "requests": stats.requests,
+                "by_source": stats.by_source,
+                "errors": stats.errors,
+                "latency_ms": _milliseconds(stats.seconds),
+                "live": None,
+            }
+            for name, stats in asked.items()
+        }
+        for name, version in serving.live.live().items():
+            models.setdefault(
+                name, {"requests": 0, "by_source": {}, "errors": {}, "latency_ms": None}
+            )["live"] = {
+                "version": version.record.version,
+                "framework": version.record.framework,
+                **_batching(version.stats()),
+            }
+        return Response({"process": process_name(), "models": dict(sorted(models.items()))})
+
+
+def _milliseconds(summary: LatencySummary) -> dict[str, float]:
+    values = dataclasses.asdict(summary)
+    count = values.pop("count")
+    return {"count": count, **{name: round(value * 1000, 3) for name, value in values.items()}}
+
+
+def _batching(stats: BatcherStats) -> dict[str, Any]:
+    return {
+        "submitted": stats.submitted,
+        "rejected": stats.rejected,
+        "batches": stats.batches,
+        "failed_batches": stats.failed_batches,
+        "queued": stats.queued,
+        "running": stats.running,
+        "batch_sizes": {str(size): n for size, n in stats.batch_sizes.items()},
+        "queue_ms": _milliseconds(stats.queue_seconds),
+        "model_ms": _milliseconds(stats.model_seconds),
+    }
+
+
+class CacheStatsView(APIView):
+    """Statistics of the cache."""
+
+    permission_classes = (CanOperate,)
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    def get(self, request: Request) -> Response:
+        """Return hits, misses and sizes of the answering process, by level."""
+        levels = {}
+        for name, stats in get_levels().stats().items():
+            counted = dataclasses.asdict(stats)
+            asked = counted["hits"] + counted["misses"]
+            levels[name] = {**counted, "hit_rate": counted["hits"] / asked if asked else None}
+        return Response({"process": process_name(), "levels": levels})
+
+
+class CacheClearView(APIView):
+    """Clearing the cache."""
+
+    permission_classes = (CanOperate,)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("user_id", str, description="Forget this user's answers."),
+            OpenApiParameter("model_name", str, description="Forget this model's answers."),
+            OpenApiParameter("all", bool, description="true: forget everything."),
+        ],
+        responses={200: OpenApiTypes.OBJECT},
+    )
+    def delete(self, request: Request) -> Response:
+        """Forget cached answers of a user, of a model, of both together, or all of them."""
+        query = request.query_params
+        unknown = sorted(set(query) - {"user_id", "model_name", "all"})
+        if unknown:
+            raise InvalidInput(
+                f"Unknown parameter {unknown[0][:50]!r}; use user_id, model_name or all.",
+                field=unknown[0][:50],
+            )
+        user_id, model_name = query.get("user_id"), query.get("model_name")
+        if user_id or model_name:
+            removed = get_levels().remove_where(matcher(user_id=user_id, model_name=model_name))
+        elif query.get("all") == "true":
+            removed = get_levels().clear()
+        else:
+            raise InvalidInput(
+                "Say what to forget: user_id=…, model_name=…, or all=true.", field="all"
+            )
+        return Response({"removed": removed})

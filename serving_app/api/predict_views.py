@@ -1,0 +1,125 @@
+"""``POST /predict`` and ``POST /predict/batch``."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from drf_spectacular.utils import OpenApiExample, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from plugins import InvalidInput, Recommendation, RecommendationRequest, RecserveError
+from serving_app import wiring
+from serving_app.api import serializers
+from serving_app.api.permissions import CanPredict
+from serving_app.api.problems import problem_of
+from serving_app.api.translation import answer, recommendation_request, wants_titles
+from serving_app.conf import serving_settings
+
+_PROBLEMS = dict.fromkeys(
+    (400, 401, 403, 404, 413, 422, 429, 500, 503, 504), serializers.ProblemSerializer
+)
+
+
+def _answer(recommendation: Recommendation, started: float, *, titles: bool) -> dict[str, Any]:
+    body = answer(recommendation, latency=time.perf_counter() - started)
+    if titles:
+        body["titles"] = wiring.titles(recommendation.model_name, recommendation.items)
+    return body
+
+
+class PredictView(APIView):
+    """Recommends items to a user."""
+
+    permission_classes = (CanPredict,)
+
+    @extend_schema(
+        request=serializers.RecommendationRequestSerializer,
+        responses={200: serializers.RecommendationSerializer, **_PROBLEMS},
+        examples=[
+            OpenApiExample(
+                "By user id", value={"user_id": "17850", "k": 5, "titles": True}, request_only=True
+            )
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Return the best items for one user."""
+        started = time.perf_counter()
+        question = recommendation_request(request.data, serving_settings())
+        titles = wants_titles(request.data)
+        recommendation = wiring.get_recommender().recommend(question)
+        return Response(_answer(recommendation, started, titles=titles))
+
+
+class PredictBatchView(APIView):
+    """Recommends items to several users in one call."""
+
+    permission_classes = (CanPredict,)
+
+    @extend_schema(
+        request=serializers.BatchRequestSerializer,
+        responses={200: serializers.BatchSerializer, **_PROBLEMS},
+    )
+    def post(self, request: Request) -> Response:
+        """Return an answer, or problem details, for each request, in order."""
+        started = time.perf_counter()
+        bodies, batch_id = _batch(request.data)
+        limits = serving_settings()
+        slots: list[dict[str, Any] | None] = []
+        questions: list[RecommendationRequest] = []
+        titled: list[bool] = []
+        for body in bodies:
+            try:
+                question, titles = recommendation_request(body, limits), wants_titles(body)
+            except InvalidInput as error:
+                slots.append(problem_of(error))
+            else:
+                questions.append(question)
+                titled.append(titles)
+                slots.append(None)
+        results = zip(wiring.get_recommender().recommend_many(questions), titled, strict=True)
+        for i, slot in enumerate(slots):
+            if slot is None:
+                result, titles = next(results)
+                slots[i] = (
+                    problem_of(result)
+                    if isinstance(result, RecserveError)
+                    else _answer(result, started, titles=titles)
+                )
+        return Response(
+            {
+                "batch_id": batch_id,
+                "results": slots,
+                "batch_size": len(slots),
+                "total_latency_ms": round((time.perf_counter() - started) * 1000, 3),
+            }
+        )
+
+
+def _batch(body: Any) -> tuple[list[Any], str]:
+    """Return the requests and the id of a batch.
+
+    Raises:
+        InvalidInput: The body is no batch, or too large a one.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("requests"), list):
+        raise InvalidInput("requests must be a list of requests.", field="requests")
+    unknown = sorted(body.keys() - {"requests", "batch_id"})
+    if unknown:
+        raise InvalidInput(
+            f"Unknown field {unknown[0][:50]!r}. The fields are requests and batch_id.",
+            field=unknown[0][:50],
+        )
+    most = serving_settings().max_requests
+    if not 1 <= len(body["requests"]) <= most:
+        raise InvalidInput(
+            f"requests must hold 1 to {most} requests; it holds {len(body['requests'])}.",
+            field="requests",
+        )
+    batch_id = body.get("batch_id")
+    if batch_id is not None and (not isinstance(batch_id, str) or len(batch_id) > 256):
+        raise InvalidInput("batch_id must be a string of at most 256 characters.", field="batch_id")
+    return body["requests"], batch_id or str(uuid.uuid4())

@@ -1,0 +1,117 @@
+"""Models and versions as resources; promoting and rolling back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.shortcuts import get_object_or_404
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import mixins, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+
+from serving_app import registration, wiring
+from serving_app.api import serializers
+from serving_app.api.permissions import CanOperateOrAdminister
+from serving_app.models import ModelVersion, ServedModel
+
+
+def _user(request: Request) -> User | None:
+    return request.user if isinstance(request.user, User) else None
+
+
+class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
+    """Models."""
+
+    queryset = ServedModel.objects.select_related("live_version").prefetch_related(
+        "activations__version"
+    )
+    serializer_class = serializers.ServedModelSerializer
+    permission_classes = (CanOperateOrAdminister,)
+    lookup_field = "name"
+    lookup_value_regex = "[^/]+"
+    http_method_names = ("get", "post", "patch", "delete", "head", "options")
+    filterset_fields = ("executor",)
+    search_fields = ("name", "description")
+    ordering_fields = ("name", "changed")
+
+    @extend_schema(request=serializers.PromoteSerializer, responses=serializers.GoLiveSerializer)
+    @action(detail=True, methods=["post"])
+    def promote(self, request: Request, name: str) -> Response:
+        """Make a version live, in every serving process."""
+        model = self.get_object()
+        wanted = serializers.PromoteSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        version = get_object_or_404(model.versions, number=wanted.validated_data["version"])
+        registration.promote(version, by=_user(request))
+        return self._gone_live(model, version, wanted.validated_data["wait_seconds"])
+
+    @extend_schema(request=None, responses=serializers.GoLiveSerializer)
+    @action(detail=True, methods=["post"])
+    def rollback(self, request: Request, name: str) -> Response:
+        """Undo the model's last promotion."""
+        model = self.get_object()
+        return self._gone_live(model, registration.roll_back(model), 30.0)
+
+    @extend_schema(responses=serializers.PromotionSerializer(many=True))
+    @action(detail=True, methods=["get"], filterset_fields=None, search_fields=None)
+    def promotions(self, request: Request, name: str) -> Response:
+        """Return the model's promotions, the latest first."""
+        rows = self.get_object().promotions.select_related("version", "replaced", "by")
+        page: Any = self.paginate_queryset(rows)  # type: ignore[arg-type]  # of another model
+        return self.get_paginated_response(serializers.PromotionSerializer(page, many=True).data)
+
+    def _gone_live(self, model: ServedModel, version: ModelVersion, timeout: float) -> Response:
+        here = wiring.get_serving().reconciler.follow(model.name, version.number, timeout)
+        return Response({"model": model.name, "live_version": version.number, "live_here": here})
+
+
+@extend_schema_view(
+    create=extend_schema(description="Validate a version and register it; it is not live yet."),
+)
+class ModelVersionViewSet(
+    mixins.ListModelMixin,
+    mixins.RetrieveModelMixin,
+    mixins.CreateModelMixin,
+    mixins.DestroyModelMixin,
+    viewsets.GenericViewSet[ModelVersion],
+):
+    """Versions of a model."""
+
+    queryset = ModelVersion.objects.select_related("model")
+    serializer_class = serializers.ModelVersionSerializer
+    permission_classes = (CanOperateOrAdminister,)
+    lookup_field = "number"
+    lookup_value_regex = "[0-9]+"
+    filterset_fields = ("framework",)
+    search_fields = ("notes",)
+    ordering_fields = ("number", "created")
+
+    def get_queryset(self) -> QuerySet[ModelVersion]:
+        """Return the versions of the model in the path."""
+        return super().get_queryset().filter(model__name=self.kwargs.get("name", ""))
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Return the model's versions, the latest first."""
+        get_object_or_404(ServedModel, name=self.kwargs["name"])
+        return super().list(request, *args, **kwargs)
+
+    def perform_create(self, serializer: BaseSerializer[ModelVersion]) -> None:
+        """Validate and register the version; the model must exist."""
+        model = get_object_or_404(ServedModel, name=self.kwargs["name"])
+        given = serializer.validated_data
+        given["feature_names"] = tuple(given["feature_names"])
+        draft = registration.Draft(**given)
+        serializer.instance = registration.register(model.name, draft, by=_user(self.request))
+
+    @extend_schema(request=None, responses=serializers.ModelVersionSerializer)
+    @action(detail=True, methods=["post"])
+    def validate(self, request: Request, name: str, number: str) -> Response:
+        """Validate the version again; ``problem`` says what is wrong, if anything."""
+        version = self.get_object()
+        registration.revalidate(version)
+        return Response(self.get_serializer(version).data)

@@ -1,0 +1,221 @@
+"""Shapes of the API: resources of the registry, and the schema of the predict endpoints.
+
+The predict bodies are read by `translation`, which all doors share; their serializers here only
+describe them in the OpenAPI schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ValidationError as DjangoValidationError
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from serving_app.models import Activation, ModelVersion, Promotion, ServedModel
+
+
+class RecommendationRequestSerializer(serializers.Serializer[Any]):
+    """One question."""
+
+    user_id = serializers.CharField(help_text="The user: a string or a whole number.")
+    model_name = serializers.CharField(default="default")
+    features = serializers.JSONField(
+        required=False,
+        help_text="Values by name, or a list in the model's order; absent: the feature source.",
+    )
+    context = serializers.DictField(  # type: ignore[assignment]  # a field, not the base's
+        required=False
+    )
+    k = serializers.IntegerField(default=10, min_value=1)
+    exclude = serializers.ListField(child=serializers.CharField(), required=False)
+    timeout_ms = serializers.FloatField(required=False)
+    titles = serializers.BooleanField(default=False, help_text="Add the items' titles.")
+
+
+class RecommendationSerializer(serializers.Serializer[Any]):
+    """One answer."""
+
+    user_id = serializers.CharField()
+    recommendations = serializers.ListField(child=serializers.CharField())
+    scores = serializers.ListField(child=serializers.FloatField())
+    titles = serializers.ListField(child=serializers.CharField(), required=False)
+    model_name = serializers.CharField()
+    model_version = serializers.IntegerField(allow_null=True)
+    latency_ms = serializers.FloatField()
+    cached = serializers.BooleanField()
+    source = serializers.CharField(  # type: ignore[assignment]  # a field, not the base's
+        help_text="model, l1 or fallback."
+    )
+
+
+class BatchRequestSerializer(serializers.Serializer[Any]):
+    """Several questions."""
+
+    requests = RecommendationRequestSerializer(many=True)
+    batch_id = serializers.CharField(required=False)
+
+
+class BatchSerializer(serializers.Serializer[Any]):
+    """Their answers, in order; a bad request has its problem details in its place."""
+
+    batch_id = serializers.CharField()
+    results = RecommendationSerializer(many=True)
+    batch_size = serializers.IntegerField()
+    total_latency_ms = serializers.FloatField()
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """RFC 9457 problem details."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    code = serializers.CharField()
+    errors = serializers.ListField(  # type: ignore[assignment]  # a field, not the base's
+        child=serializers.DictField(), required=False
+    )
+    retry_after = serializers.IntegerField(required=False)
+
+
+class ActivationSerializer(serializers.ModelSerializer[Activation]):
+    """What one process made of a model's live version."""
+
+    version = serializers.IntegerField(source="version.number")
+
+    class Meta:
+        """Fields."""
+
+        model = Activation
+        fields = ("process", "version", "state", "problem", "load_seconds", "seen")
+
+
+_EXECUTOR = ("executor", "executor_options")
+
+
+class ServedModelSerializer(serializers.ModelSerializer[ServedModel]):
+    """A model."""
+
+    executor_options = serializers.DictField(required=False)
+    live_version = serializers.IntegerField(
+        source="live_version.number", read_only=True, allow_null=True, default=None
+    )
+    activations = ActivationSerializer(many=True, read_only=True)
+
+    class Meta:
+        """Fields."""
+
+        model = ServedModel
+        fields = (
+            "name",
+            "description",
+            "live_version",
+            "executor",
+            "executor_options",
+            "max_batch",
+            "max_queue",
+            "timeout",
+            "changed",
+            "activations",
+        )
+
+    def validate_name(self, name: str) -> str:
+        """Refuse to rename a model: clients ask for it by name."""
+        if self.instance is not None and self.instance.name != name:
+            raise serializers.ValidationError("A model cannot be renamed; clients ask by name.")
+        return name
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Check what the fields mean together, as the admin does."""
+        known = {f: getattr(self.instance, f) for f in _EXECUTOR} if self.instance else {}
+        given = {f: attrs[f] for f in _EXECUTOR if f in attrs}
+        try:
+            ServedModel(**{**known, **given}).clean()
+        except DjangoValidationError as error:
+            raise serializers.ValidationError(error.message_dict) from error
+        return attrs
+
+
+class ModelVersionSerializer(serializers.ModelSerializer[ModelVersion]):
+    """A version of a model. Posting one validates it first."""
+
+    model = serializers.CharField(source="model.name", read_only=True)
+    sha256 = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=64,
+        help_text="If given, the artifact must have this digest.",
+    )
+    feature_names = serializers.ListField(child=serializers.CharField(), allow_empty=False)
+    framework_options = serializers.DictField(required=False)
+    feature_source_options = serializers.DictField(required=False)
+    metrics = serializers.DictField(required=False)
+    live = serializers.SerializerMethodField()
+
+    class Meta:
+        """Fields."""
+
+        model = ModelVersion
+        fields = (
+            "model",
+            "number",
+            "live",
+            "framework",
+            "framework_options",
+            "artifact",
+            "sha256",
+            "signature",
+            "feature_names",
+            "catalogue",
+            "items",
+            "feature_source",
+            "feature_source_options",
+            "notes",
+            "metrics",
+            "created",
+            "validated",
+            "problem",
+        )
+        read_only_fields = ("number", "signature", "items", "created", "validated", "problem")
+
+    @extend_schema_field(bool)
+    def get_live(self, version: ModelVersion) -> bool:
+        """Return whether this is the model's live version."""
+        return version.model.live_version_id == version.pk
+
+
+class PromoteSerializer(serializers.Serializer[Any]):
+    """Which version should be live."""
+
+    version = serializers.IntegerField(min_value=1)
+    wait_seconds = serializers.FloatField(
+        default=30.0,
+        min_value=0,
+        max_value=120,
+        help_text="How long to wait until the version is live in the answering process.",
+    )
+
+
+class PromotionSerializer(serializers.ModelSerializer[Promotion]):
+    """One change of a model's live version."""
+
+    version = serializers.IntegerField(source="version.number")
+    replaced = serializers.IntegerField(source="replaced.number", allow_null=True, default=None)
+    by = serializers.CharField(source="by.username", allow_null=True, default=None)
+
+    class Meta:
+        """Fields."""
+
+        model = Promotion
+        fields = ("version", "replaced", "at", "by", "rolled_back")
+
+
+class GoLiveSerializer(serializers.Serializer[Any]):
+    """The state after promoting or rolling back."""
+
+    model = serializers.CharField()
+    live_version = serializers.IntegerField()
+    live_here = serializers.BooleanField(
+        help_text="Whether the answering process serves it already."
+    )

@@ -1,0 +1,77 @@
+"""URLs below ``/api/v1/``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework import exceptions
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.views import APIView
+from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
+
+from serving_app.api import operation_views as operation
+from serving_app.api.predict_views import PredictBatchView, PredictView
+from serving_app.api.registry_views import ModelVersionViewSet, ServedModelViewSet
+
+
+class UnknownPathView(APIView):
+    """Answers every path that is no endpoint, so that it, too, gets problem details."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    schema = None
+
+    def initial(self, request: Request, *args: object, **kwargs: object) -> None:
+        """Refuse, whatever the method."""
+        raise exceptions.NotFound(
+            f"There is no endpoint {request.path}. See /api/v1/docs for those there are."
+        )
+
+
+_models: dict[str, Any] = {"get": "list", "post": "create"}
+_model: dict[str, Any] = {"get": "retrieve", "patch": "partial_update", "delete": "destroy"}
+_version: dict[str, Any] = {"get": "retrieve", "delete": "destroy"}
+_name = "models/<str:name>"
+
+urlpatterns = [
+    path("predict", PredictView.as_view(), name="predict"),
+    path("predict/batch", PredictBatchView.as_view(), name="predict-batch"),
+    path("health", operation.HealthView.as_view(), name="health"),
+    path("health/live", operation.LiveView.as_view(), name="health-live"),
+    path("health/ready", operation.ReadyView.as_view(), name="health-ready"),
+    path("serving/stats", operation.ServingStatsView.as_view(), name="serving-stats"),
+    path("cache/stats", operation.CacheStatsView.as_view(), name="cache-stats"),
+    path("cache/clear", operation.CacheClearView.as_view(), name="cache-clear"),
+    path("models", ServedModelViewSet.as_view(_models), name="servedmodel-list"),
+    path(_name, ServedModelViewSet.as_view(_model), name="servedmodel-detail"),
+    path(f"{_name}/promote", ServedModelViewSet.as_view({"post": "promote"}), name="promote"),
+    path(f"{_name}/rollback", ServedModelViewSet.as_view({"post": "rollback"}), name="rollback"),
+    path(
+        f"{_name}/promotions",
+        ServedModelViewSet.as_view({"get": "promotions"}),
+        name="promotion-list",
+    ),
+    path(f"{_name}/versions", ModelVersionViewSet.as_view(_models), name="modelversion-list"),
+    path(
+        f"{_name}/versions/<int:number>",
+        ModelVersionViewSet.as_view(_version),
+        name="modelversion-detail",
+    ),
+    path(
+        f"{_name}/versions/<int:number>/validate",
+        ModelVersionViewSet.as_view({"post": "validate"}),
+        name="modelversion-validate",
+    ),
+    path("token", TokenObtainPairView.as_view(), name="token"),
+    path("token/refresh", TokenRefreshView.as_view(), name="token-refresh"),
+    path("schema", SpectacularAPIView.as_view(permission_classes=[AllowAny]), name="schema"),
+    path(
+        "docs",
+        SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[AllowAny]),
+        name="api-docs",
+    ),
+    re_path(r"", UnknownPathView.as_view(), name="unknown"),
+]

@@ -1,0 +1,64 @@
+"""The app's configuration: system checks and the roles' groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.core import checks
+from django.db import transaction
+from django.db.models.signals import post_delete, post_migrate, post_save
+
+ROLES = {
+    "recserve predict": ("predict",),
+    "recserve operate": ("predict", "operate"),
+    "recserve administer": ("predict", "operate", "administer"),
+}
+"""The groups that migrating creates, with the permissions they get then."""
+
+
+class ServingConfig(AppConfig):
+    """The models and their API."""
+
+    name = "serving_app"
+    verbose_name = "Serving"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the checks and the groups. Nothing with threads is built here."""
+        # These need the app registry, which is complete only now.
+        from serving_app.checks import check_settings  # noqa: PLC0415
+        from serving_app.models import ServedModel  # noqa: PLC0415
+
+        checks.register(check_settings)
+        for changed in (post_save, post_delete):
+            changed.connect(wake_reconciler, sender=ServedModel)
+        post_migrate.connect(create_groups, sender=self)
+
+
+def wake_reconciler(**_: Any) -> None:
+    """Let this process follow a change of a model as soon as it is committed."""
+    from serving_app import wiring  # noqa: PLC0415  (needs the app registry)
+
+    transaction.on_commit(wiring.wake)
+
+
+def create_groups(**_: Any) -> None:
+    """Create the roles' groups where they are missing; existing ones stay as they are."""
+    from django.apps import apps  # noqa: PLC0415
+    from django.contrib.auth.management import create_permissions  # noqa: PLC0415
+    from django.contrib.auth.models import Group, Permission  # noqa: PLC0415
+
+    create_permissions(apps.get_app_config("serving_app"), verbosity=0)
+    content = {"content_type__app_label": "serving_app"}
+    for name, codenames in ROLES.items():
+        group, created = Group.objects.get_or_create(name=name)
+        if not created:
+            continue
+        wanted = Permission.objects.filter(**content)
+        granted = wanted.filter(codename__in=codenames)
+        if "administer" in codenames:
+            granted = wanted
+        elif "operate" in codenames:
+            granted = granted | wanted.filter(codename__startswith="view_")
+        group.permissions.set(granted)

@@ -1,0 +1,42 @@
+"""System checks of serving."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+
+from serving_app.conf import serving_settings
+
+PARTS = {"CACHE", "PLUGINS", "SERVING"}
+"""The keys of ``RECSERVE``; each app reads its own."""
+
+
+def check_settings(**_: Any) -> list[checks.CheckMessage]:
+    """Return what is wrong with ``RECSERVE`` as a whole, and its part ``SERVING``."""
+    unknown = set(getattr(settings, "RECSERVE", {})) - PARTS
+    if unknown:
+        return [
+            checks.Error(
+                f"RECSERVE has no key {', '.join(sorted(map(repr, unknown)))}; "
+                f"its keys are {', '.join(sorted(PARTS))}.",
+                id="serving_app.E003",
+            )
+        ]
+    try:
+        serving = serving_settings()
+    except ImproperlyConfigured as error:
+        return [checks.Error(str(error), id="serving_app.E001")]
+    store = serving.model_store
+    if store.exists() and not os.access(store, os.R_OK | os.X_OK):
+        return [
+            checks.Error(
+                f"The model store {store} cannot be read.",
+                hint="Let the server's user read it.",
+                id="serving_app.E002",
+            )
+        ]
+    return []

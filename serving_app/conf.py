@@ -1,0 +1,76 @@
+"""The settings of serving: ``RECSERVE["SERVING"]``, read here and nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """Settings of serving. Each field is a key of ``RECSERVE["SERVING"]`` in upper case."""
+
+    model_store: Path = Path("var/models")
+    """Directory that holds every artifact, catalogue and feature file."""
+    depth: int = 100
+    """How deep a ranking is computed and cached at least."""
+    max_k: int = 1000
+    """The largest ``k`` that a request may ask for."""
+    max_exclude: int = 1000
+    """The most item ids that a request may exclude."""
+    max_requests: int = 256
+    """The most requests in one call of ``/predict/batch``."""
+    max_body_bytes: int = 1_000_000
+    """The largest request body that the API reads."""
+    max_context_depth: int = 5
+    """How deeply a request's context may be nested."""
+    max_context_bytes: int = 8192
+    """The largest context, as JSON."""
+    reconcile_seconds: float = 1.0
+    """How often a process looks for changes that another one made."""
+    validation_seconds: float = 120.0
+    """How long loading and sampling a model may take while it is validated."""
+    max_upload_bytes: int = 2_000_000_000
+    """The largest artifact that the admin accepts as an upload."""
+
+
+def serving_settings() -> ServingSettings:
+    """Return the settings.
+
+    Raises:
+        ImproperlyConfigured: A key is unknown, or its value is not of the key's type, or not
+            positive.
+    """
+    given = getattr(settings, "RECSERVE", {}).get("SERVING", {})
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured('RECSERVE["SERVING"] must be a dict.')
+    types: dict[str, Any] = {f.name.upper(): f.default.__class__ for f in fields(ServingSettings)}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in types:
+            close = difflib.get_close_matches(str(key), types, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ImproperlyConfigured(
+                f'RECSERVE["SERVING"] has no key {key!r}.{hint} Its keys: {", ".join(types)}.'
+            )
+        values[key.lower()] = _checked(key, value, types[key])
+    return ServingSettings(**values)
+
+
+def _checked(key: str, value: Any, type_: type) -> Any:
+    where = f'RECSERVE["SERVING"][{key!r}]'
+    if issubclass(type_, Path):
+        if not isinstance(value, str | Path) or not str(value):
+            raise ImproperlyConfigured(f"{where} must be a path, not {value!r}.")
+        return Path(value)
+    wanted = (int,) if type_ is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
+        kind = "a positive whole number" if type_ is int else "a positive number"
+        raise ImproperlyConfigured(f"{where} must be {kind}, not {value!r}.")
+    return value if type_ is int else float(value)

@@ -1,0 +1,1 @@
+"""The pure core of serving: no Django, no model framework."""

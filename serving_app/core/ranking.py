@@ -1,0 +1,118 @@
+"""From scores over a catalogue to items: exact top-k, exclusions, the cut at k."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plugins import ArtifactRejected
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The items a model version scores; position = column of the scores."""
+
+    items: tuple[str, ...]
+    """Item ids."""
+    titles: tuple[str, ...]
+    """Titles, in the same order."""
+    position: dict[str, int] = field(init=False, repr=False, compare=False)
+    """Position by item id."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "position", {item: i for i, item in enumerate(self.items)})
+
+    def title(self, item: str) -> str:
+        """Return the item's title, or its id if the catalogue no longer has it."""
+        at = self.position.get(item)
+        return item if at is None else self.titles[at]
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Return the catalogue of a UTF-8 CSV file with the columns ``item`` and ``title``.
+
+    Raises:
+        ArtifactRejected: The file is missing, has no such columns, is empty, or names an item
+            twice; the message gives the line.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"item", "title"} <= set(reader.fieldnames or ()):
+                raise ArtifactRejected(
+                    f"The catalogue {path.name} must start with the header item,title; "
+                    f"it has {reader.fieldnames}."
+                )
+            rows = [(row["item"], row["title"]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ArtifactRejected(f"The catalogue {path.name} cannot be read: {error}.") from error
+    seen: set[str] = set()
+    for line, (item, title) in enumerate(rows, start=2):
+        if not item or title is None:
+            raise ArtifactRejected(f"The catalogue {path.name} has no item or title in row {line}.")
+        if item in seen:
+            raise ArtifactRejected(f"The catalogue {path.name} names {item} twice (row {line}).")
+        seen.add(item)
+    if not rows:
+        raise ArtifactRejected(f"The catalogue {path.name} lists no items.")
+    items, titles = zip(*rows, strict=True)
+    return Catalogue(items, titles)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The best items for one request, as deep as they were computed. This is what is cached."""
+
+    items: tuple[str, ...]
+    """Item ids, best first."""
+    scores: tuple[float, ...]
+    """Their scores."""
+    complete: bool
+    """Whether the ranking holds the whole catalogue, so that nothing lies deeper."""
+
+    def cut(
+        self, k: int, exclude: Collection[str]
+    ) -> tuple[tuple[str, ...], tuple[float, ...]] | None:
+        """Return the first ``k`` items that are not excluded, with their scores.
+
+        None means that the ranking is too shallow to know them.
+        """
+        if not exclude:
+            if len(self.items) < k and not self.complete:
+                return None
+            return self.items[:k], self.scores[:k]
+        kept = [
+            pair for pair in zip(self.items, self.scores, strict=True) if pair[0] not in exclude
+        ]
+        if len(kept) < k and not self.complete:
+            return None
+        return tuple(item for item, _ in kept[:k]), tuple(score for _, score in kept[:k])
+
+
+def top_k(
+    scores: NDArray[np.floating], depth: int
+) -> tuple[NDArray[np.intp], NDArray[np.floating]]:
+    """Return the positions and scores of the ``depth`` best of each row, best first.
+
+    Args:
+        scores: ``(batch, n)``, finite.
+        depth: At most ``n``.
+
+    Returns:
+        Two ``(batch, depth)`` arrays. Exact; of equal scores the lower position comes first, so
+        that every framework gives the same order.
+    """
+    batch, n = scores.shape
+    positions = np.empty((batch, depth), dtype=np.intp)
+    # The score of the last place in each row; all that reach it, ties included, stay candidates.
+    last = np.partition(scores, n - depth, axis=1)[:, n - depth]
+    for i in range(batch):
+        candidates = np.flatnonzero(scores[i] >= last[i])
+        order = np.argsort(-scores[i, candidates], kind="stable")[:depth]
+        positions[i] = candidates[order]
+    return positions, np.take_along_axis(scores, positions, axis=1)

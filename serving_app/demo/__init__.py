@@ -1,0 +1,1 @@
+"""The demo: a shop's purchases become a trained model, exported for every framework."""

@@ -1,0 +1,104 @@
+"""Settings become objects here: lazily, after a server has forked, and once per process."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cache_app.conf import cache_settings
+from cache_app.wiring import get_levels
+
+from plugins.apps import get_registry
+from serving_app.conf import serving_settings
+from serving_app.core.live_models import LiveModels
+from serving_app.core.live_version import open_version
+from serving_app.core.recommender import Recommender
+from serving_app.models import ServedModel
+from serving_app.reconciler import Reconciler
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The objects of this process."""
+
+    live: LiveModels
+    recommender: Recommender
+    reconciler: Reconciler
+
+
+_lock = threading.Lock()
+_serving: Serving | None = None
+_started = False
+
+
+def get_serving() -> Serving:
+    """Return this process's objects; build them on first use."""
+    global _serving  # noqa: PLW0603  (one set of objects per process)
+    if _serving is None:
+        with _lock:
+            if _serving is None:
+                _serving = _build()
+    return _serving
+
+
+def get_recommender() -> Recommender:
+    """Return this process's recommender."""
+    return get_serving().recommender
+
+
+def titles(model_name: str, items: Sequence[str]) -> list[str]:
+    """Return the items' titles, by the live version's catalogue; an unknown item's is its id."""
+    version = get_serving().live.live().get(model_name)
+    if version is None:
+        return list(items)
+    return [version.catalogue.title(item) for item in items]
+
+
+def start() -> None:
+    """Begin to follow the database. Servers call it when they are up; again does nothing."""
+    global _started  # noqa: PLW0603  (one thread per process)
+    serving = get_serving()
+    with _lock:
+        if not _started:
+            serving.reconciler.start()
+            _started = True
+
+
+def wake() -> None:
+    """Let this process, if it serves, look at the database now."""
+    if _serving is not None:
+        _serving.reconciler.wake()
+
+
+def stop() -> None:
+    """Finish the requests under way, free the models, and forget this process's objects."""
+    global _serving, _started  # noqa: PLW0603  (one set of objects per process)
+    with _lock:
+        if _serving is not None:
+            _serving.reconciler.stop()
+        _serving = None
+        _started = False
+
+
+def _build() -> Serving:
+    serving = serving_settings()
+    cache = cache_settings()
+    registry = get_registry()
+    live = LiveModels(lambda name: ServedModel.objects.filter(name=name).exists())
+    recommender = Recommender(
+        live,
+        get_levels(),
+        fallback=registry.fallback,
+        namespace=cache.namespace,
+        ttl=cache.ttl,
+        depth=serving.depth,
+    )
+    reconciler = Reconciler(
+        live,
+        open_version=functools.partial(open_version, store=serving.model_store, registry=registry),
+        activated=registry.announce_model_activated,
+        interval=serving.reconcile_seconds,
+    )
+    return Serving(live, recommender, reconciler)

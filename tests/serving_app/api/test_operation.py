@@ -1,0 +1,163 @@
+from urllib.parse import urlencode
+
+import pytest
+
+from cache_app.wiring import get_levels
+from serving_app import registration, wiring
+from tests.conftest import linear_draft
+
+FEATURES = [1.0, 2.0, 3.0]
+
+
+def ask(client, **body):
+    return client.post(
+        "/api/v1/predict", {"user_id": "u", "features": FEATURES, **body}, format="json"
+    ).json()
+
+
+@pytest.mark.contract("A3")
+@pytest.mark.django_db
+def test_health_goes_from_starting_to_ok(client_as, fresh, store):
+    anonymous = client_as(None)
+    assert anonymous.get("/api/v1/health/live").json() == {"status": "ok"}
+    assert anonymous.get("/api/v1/health/ready").status_code == 503
+    assert anonymous.get("/api/v1/health").json()["status"] == "degraded"
+    wiring.get_serving().reconciler.reconcile()
+    assert anonymous.get("/api/v1/health/ready").status_code == 200
+    assert anonymous.get("/api/v1/health").json() == {
+        "status": "ok",
+        "ready": True,
+        "database": "ok",
+        "models_live": 0,
+    }
+
+
+@pytest.mark.contract("A3")
+def test_health_is_degraded_while_a_wanted_version_is_not_live(client_as, live_model, store):
+    operator = client_as("operate")
+    assert operator.get("/api/v1/health").json()["models"] == {"default": {"live": 1, "wanted": 1}}
+    registration.promote(registration.register("default", linear_draft(store, "two.npz", seed=2)))
+    health = operator.get("/api/v1/health").json()
+    assert health["status"] == "degraded"
+    assert health["models"] == {"default": {"live": 1, "wanted": 2}}
+    assert "models" not in client_as("predict").get("/api/v1/health").json()
+
+
+@pytest.mark.contract("S10")
+def test_serving_stats_count_requests_batches_and_latencies(client_as, live_model):
+    operator = client_as("operate")
+    for _ in range(3):
+        ask(operator)
+    ask(operator, features=[1])
+    stats = operator.get("/api/v1/serving/stats").json()["models"]["default"]
+    assert stats["requests"] == 4
+    assert stats["by_source"] == {"model": 1, "l1": 2}
+    assert stats["errors"] == {"InvalidInput": 1}
+    assert stats["latency_ms"]["count"] == 4
+    assert stats["latency_ms"]["p50"] <= stats["latency_ms"]["p99"]
+    assert stats["live"]["version"] == 1
+    assert stats["live"]["batch_sizes"] == {"1": 1}
+    assert stats["live"]["model_ms"]["count"] == 1
+
+
+def test_rubbish_names_do_not_grow_the_statistics(client_as, live_model):
+    operator = client_as("operate")
+    for n in range(20):
+        ask(operator, model_name=f"rubbish-{n}")
+    assert set(operator.get("/api/v1/serving/stats").json()["models"]) == {"default"}
+
+
+@pytest.mark.contract("C7")
+def test_cache_stats_count_hits_and_misses(client_as, live_model):
+    operator = client_as("operate")
+    for _ in range(4):
+        ask(operator)
+    l1 = operator.get("/api/v1/cache/stats").json()["levels"]["l1"]
+    assert (l1["hits"], l1["misses"], l1["entries"]) == (3, 1, 1)
+    assert l1["hit_rate"] == 0.75
+
+
+@pytest.mark.contract("A3")
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ({"user_id": "1"}, {"2@default", "2@other"}),
+        ({"model_name": "other"}, {"1@default", "2@default"}),
+        ({"user_id": "1", "model_name": "other"}, {"1@default", "2@default", "2@other"}),
+        ({"all": "true"}, set()),
+    ],
+)
+def test_clearing_forgets_a_user_a_model_or_all(client_as, live_model, store, query, left):
+    registration.promote(registration.register("other", linear_draft(store, "other.npz")))
+    wiring.get_serving().reconciler.reconcile()
+    operator = client_as("operate")
+    pairs = [(user, model) for user in ("1", "2") for model in ("default", "other")]
+    for user, model in pairs:
+        ask(operator, user_id=user, model_name=model)
+    response = operator.delete(f"/api/v1/cache/clear?{urlencode(query)}")
+    assert response.status_code == 200
+    assert response.json() == {"removed": 4 - len(left)}
+    cached = {
+        f"{user}@{model}"
+        for user, model in pairs
+        if ask(operator, user_id=user, model_name=model)["cached"]
+    }
+    assert cached == left
+
+
+@pytest.mark.contract("A3")
+def test_a_number_and_its_text_are_one_user_to_clear(client_as, live_model):
+    operator = client_as("operate")
+    ask(operator, user_id=7)
+    ask(operator, user_id="7")
+    assert operator.delete("/api/v1/cache/clear?user_id=7").json() == {"removed": 2}
+
+
+@pytest.mark.contract("A3")
+@pytest.mark.parametrize("query", ["", "?all=yes", "?user=7", "?user_id="])
+def test_clearing_without_saying_what_is_refused(client_as, live_model, query):
+    operator = client_as("operate")
+    ask(operator)
+    assert operator.delete(f"/api/v1/cache/clear{query}").status_code == 422
+    assert get_levels().stats()["l1"].entries == 1
+
+
+@pytest.mark.contract("A5")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("get", "serving/stats"), ("get", "cache/stats"), ("delete", "cache/clear?all=true")],
+)
+def test_operation_needs_the_operate_role(client_as, live_model, method, path):
+    for role, status in ((None, 401), ("predict", 403), ("operate", 200), ("administer", 200)):
+        assert getattr(client_as(role), method)(f"/api/v1/{path}").status_code == status
+
+
+@pytest.mark.contract("A5")
+@pytest.mark.django_db
+def test_a_token_is_got_with_username_and_password_and_refreshed(client_as, django_user_model):
+    django_user_model.objects.create_user("ann", password="s3cret-enough")
+    anonymous = client_as(None)
+    wrong = anonymous.post("/api/v1/token", {"username": "ann", "password": "x"}, format="json")
+    assert wrong.status_code == 401
+    assert wrong["Content-Type"] == "application/problem+json"
+    missing = anonymous.post("/api/v1/token", {"username": "ann"}, format="json")
+    assert missing.status_code == 422
+    assert missing.json()["errors"][0]["field"] == "password"
+    pair = anonymous.post(
+        "/api/v1/token", {"username": "ann", "password": "s3cret-enough"}, format="json"
+    ).json()
+    renewed = anonymous.post("/api/v1/token/refresh", {"refresh": pair["refresh"]}, format="json")
+    assert renewed.json()["access"]
+
+
+@pytest.mark.contract("A5")
+@pytest.mark.django_db
+def test_the_schema_and_its_page_are_served_without_other_hosts(client_as):
+    anonymous = client_as(None)
+    schema = anonymous.get("/api/v1/schema?format=json")
+    assert schema.status_code == 200
+    assert "/api/v1/predict/batch" in schema.json()["paths"]
+    page = anonymous.get("/api/v1/docs", HTTP_ACCEPT="text/html").content.decode()
+    assert "swagger-ui" in page
+    assert "http://" not in page
+    assert "https://" not in page

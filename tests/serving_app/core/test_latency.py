@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving_app.core.latency import LatencyHistogram
+
+
+def test_an_empty_histogram_says_zero():
+    summary = LatencyHistogram().summary()
+    assert (summary.count, summary.mean, summary.p50, summary.p99) == (0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.contract("S10")
+@given(st.lists(st.floats(2e-6, 50.0), min_size=1, max_size=200))
+def test_a_quantile_is_within_a_bucket_of_the_exact_one(values):
+    histogram = LatencyHistogram()
+    for value in values:
+        histogram.record(value)
+    summary = histogram.summary()
+    assert summary.count == len(values)
+    assert summary.mean == pytest.approx(np.mean(values))
+    for q, found in ((50, summary.p50), (90, summary.p90), (99, summary.p99)):
+        exact = np.percentile(values, q, method="inverted_cdf")
+        assert exact <= found * 1.0001
+        assert found <= exact * 10 ** (1 / 20) * 1.0001
+
+
+def test_the_moving_average_follows_a_change():
+    histogram = LatencyHistogram()
+    for _ in range(200):
+        histogram.record(0.001)
+    for _ in range(100):
+        histogram.record(0.1)
+    assert histogram.summary().average == pytest.approx(0.1, rel=0.02)

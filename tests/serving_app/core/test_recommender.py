@@ -1,0 +1,251 @@
+"""The main path, with a real cache and fake models."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cache_app.core.levels import Levels
+from cache_app.core.memory import MemoryLevel
+from plugins import (
+    DeadlineExceeded,
+    InferenceError,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    Recommendation,
+    RecommendationRequest,
+)
+from plugins.eviction.lru import LRU
+from serving_app.core.features import FeatureLayout
+from serving_app.core.live_models import LiveModels
+from serving_app.core.live_version import VersionRecord
+from serving_app.core.ranking import Catalogue, Ranking
+from serving_app.core.recommender import Recommender
+from tests.fakes import FakeClock
+
+ITEMS = tuple(f"i{n}" for n in range(300))
+
+
+class FakeVersion:
+    """A version whose answers come when the test says so."""
+
+    def __init__(self, number=1, *, held=False):
+        self.record = VersionRecord(
+            "default", number, "m.npz", "0" * 64, "fake", "c.csv", "0" * 64, ("a", "b")
+        )
+        self.layout = FeatureLayout(("a", "b"))
+        self.catalogue = Catalogue(ITEMS, ITEMS)
+        self.submitted = []
+        self.held = held
+        self.error = None
+
+    def features_of(self, user_id, context):
+        if user_id == "stranger":
+            raise InvalidInput("unknown", field="user_id")
+        return np.zeros(2, np.float32)
+
+    def submit(self, row, depth):
+        future = Future()
+        self.submitted.append((row.tolist(), depth, future))
+        if not self.held:
+            self.answer(future, depth)
+        return future
+
+    def answer(self, future, depth):
+        if self.error:
+            future.set_exception(self.error)
+            return
+        n = min(depth, len(ITEMS))
+        scores = tuple(float(-i) for i in range(n))
+        future.set_result(Ranking(ITEMS[:n], scores, n == len(ITEMS)))
+
+    def answer_all(self):
+        for _, depth, future in self.submitted:
+            self.answer(future, depth)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def version():
+    return FakeVersion()
+
+
+@pytest.fixture
+def live(version):
+    models = LiveModels(lambda name: name == "sleeping")
+    models.swap("default", version)
+    return models
+
+
+@pytest.fixture
+def make(live, clock):
+    def make(**changes):
+        levels = Levels([MemoryLevel(LRU, capacity=100, clock=clock)], clock=clock)
+        given = {
+            "fallback": lambda request, error: None,
+            "namespace": "t",
+            "ttl": 60.0,
+            "depth": 10,
+        }
+        return Recommender(live, levels, **{**given, **changes})
+
+    return make
+
+
+def request(**changes):
+    return RecommendationRequest(**{"user_id": "u", "k": 3, **changes})
+
+
+def test_a_miss_is_computed_and_a_hit_is_not(make, version, clock):
+    recommender = make()
+    first = recommender.recommend(request())
+    assert (first.items, first.source, first.cached) == (("i0", "i1", "i2"), "model", False)
+    second = recommender.recommend(request())
+    assert (second.items, second.scores) == (first.items, first.scores)
+    assert (second.source, second.cached) == ("l1", True)
+    clock.advance(61)
+    assert recommender.recommend(request()).cached is False
+    assert len(version.submitted) == 2
+
+
+@pytest.mark.contract("C4")
+def test_an_entry_too_shallow_for_a_request_is_computed_deeper_and_replaced(make, version):
+    recommender = make()
+    recommender.recommend(request(k=10))
+    exclude = frozenset(ITEMS[:8])
+    deep = recommender.recommend(request(k=5, exclude=exclude))
+    assert (deep.items, deep.cached) == (ITEMS[8:13], False)
+    assert recommender.recommend(request(k=12)).cached is True
+    assert [depth for _, depth, _ in version.submitted] == [10, 20]
+    everything = recommender.recommend(request(k=1000))
+    assert everything.items == ITEMS
+    assert recommender.recommend(request(k=999)).cached is True
+
+
+@pytest.mark.contract("C11")
+def test_one_computation_serves_all_that_ask_while_it_runs(make, version, live):
+    version.held = True
+    recommender = make()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(recommender.recommend, request(k=k)) for k in range(1, 9)]
+        wait_for(lambda: len(version.submitted) == 1)
+        version.answer_all()
+        answers = [each.result(10) for each in asked]
+    assert [len(answer.items) for answer in answers] == list(range(1, 9))
+    assert len(version.submitted) == 1
+
+
+def wait_for(condition, timeout=10.0):
+    waiting = threading.Event()
+    for _ in range(int(timeout / 0.002)):
+        if condition():
+            return
+        waiting.wait(0.002)
+    raise AssertionError("the condition did not come true")
+
+
+@pytest.mark.contract("C11")
+def test_all_that_wait_get_the_leaders_error_and_the_next_request_tries_again(make, version):
+    version.held = True
+    recommender = make()
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(recommender.recommend, request()) for _ in range(4)]
+        wait_for(lambda: len(version.submitted) == 1)
+        version.error = InferenceError("broken")
+        version.answer_all()
+        for each in asked:
+            with pytest.raises(InferenceError, match="broken"):
+                each.result(10)
+    version.held, version.error = False, None
+    assert recommender.recommend(request()).source == "model"
+
+
+@pytest.mark.contract("S5")
+def test_a_deadline_ends_the_wait_but_not_the_computation(make, version):
+    version.held = True
+    recommender = make()
+    with pytest.raises(DeadlineExceeded):
+        recommender.recommend(request(timeout=0.01))
+    version.answer_all()
+    assert recommender.recommend(request()).cached is True
+
+
+@pytest.mark.contract("C12")
+def test_a_fallback_answers_what_is_our_fault_and_never_the_callers(make, version):
+    popular = Recommendation("u", ("p",), (0.0,), "default", None, "fallback")
+    seen = []
+
+    def fallback(request, error):
+        seen.append(type(error))
+        return popular
+
+    recommender = make(fallback=fallback)
+    version.error = InferenceError("broken")
+    assert recommender.recommend(request()) is popular
+    assert recommender.recommend(request(model_name="sleeping")) is popular
+    assert seen == [InferenceError, ModelNotReady]
+    for bad in ({"features": [1]}, {"user_id": "stranger"}):
+        with pytest.raises(InvalidInput):
+            recommender.recommend(request(**bad))
+    with pytest.raises(ModelNotFound):
+        recommender.recommend(request(model_name="nowhere"))
+    assert len(seen) == 2
+
+
+def test_many_are_answered_in_order_each_with_its_own_outcome(make, version):
+    outcomes = make().recommend_many(
+        [request(), request(features=[1]), request(user_id="v"), request(model_name="nowhere")]
+    )
+    assert [type(o) for o in outcomes] == [
+        Recommendation,
+        InvalidInput,
+        Recommendation,
+        ModelNotFound,
+    ]
+
+
+@pytest.mark.contract("S9")
+def test_an_answer_under_way_keeps_its_version_open_until_it_lands(make, version, live):
+    version.held = True
+    recommender = make()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(recommender.recommend, request())
+        wait_for(lambda: len(version.submitted) == 1)
+        drained = live.swap("default", FakeVersion(2))
+        assert not drained.is_set()
+        assert recommender.recommend(request()).model_version == 2
+        version.answer_all()
+        assert asked.result(10).model_version == 1
+    assert drained.wait(10)
+
+
+def test_every_lease_comes_back_whatever_happens(make, version, live):
+    recommender = make()
+    recommender.recommend(request())
+    recommender.recommend(request())
+    for bad in ({"features": [1]}, {"user_id": "stranger"}):
+        with pytest.raises(InvalidInput):
+            recommender.recommend(request(**bad))
+    version.error = InferenceError("broken")
+    with pytest.raises(InferenceError):
+        recommender.recommend(request(user_id="w"))
+    assert live.swap("default", None).is_set()
+
+
+@pytest.mark.contract("S10")
+def test_stats_count_sources_and_errors(make, version):
+    recommender = make()
+    recommender.recommend(request())
+    recommender.recommend(request())
+    with pytest.raises(InvalidInput):
+        recommender.recommend(request(features=[1]))
+    stats = recommender.stats()["default"]
+    assert (stats.requests, stats.by_source) == (3, {"model": 1, "l1": 1})
+    assert stats.errors == {"InvalidInput": 1}
+    assert stats.seconds.count == 3

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from serving_app.checks import check_settings
+from serving_app.conf import ServingSettings, serving_settings
+
+
+def test_without_settings_the_defaults_hold(settings):
+    settings.RECSERVE = {}
+    assert serving_settings() == ServingSettings()
+
+
+def test_given_values_are_taken(settings):
+    settings.RECSERVE = {"SERVING": {"MODEL_STORE": "/data/models", "DEPTH": 7, "MAX_K": 5}}
+    found = serving_settings()
+    assert (found.model_store, found.depth, found.max_k) == (Path("/data/models"), 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"DEPHT": 5}, "Did you mean 'DEPTH'"),
+        ({"DEPTH": "5"}, "positive whole number"),
+        ({"DEPTH": 0}, "positive whole number"),
+        ({"DEPTH": True}, "positive whole number"),
+        ({"DEPTH": 1.5}, "positive whole number"),
+        ({"RECONCILE_SECONDS": -1}, "positive number"),
+        ({"MODEL_STORE": 5}, "must be a path"),
+        ([], "must be a dict"),
+    ],
+)
+def test_a_wrong_setting_is_named_at_start_and_by_check(settings, given, says):
+    settings.RECSERVE = {"SERVING": given}
+    with pytest.raises(ImproperlyConfigured, match=says):
+        serving_settings()
+    (error,) = check_settings()
+    assert error.id == "serving_app.E001"
+    assert says in error.msg
