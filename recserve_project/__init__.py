@@ -1,0 +1,1 @@
+"""The deployment: settings, URLs, entry points, the admin site."""

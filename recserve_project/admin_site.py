@@ -1,0 +1,23 @@
+"""The admin site: Django's, with the plugins page."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, URLResolver, path
+from unfold.sites import UnfoldAdminSite
+
+from recserve_project.plugins_page import plugins_page
+
+
+class RecserveAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold has no types
+    """recserve's admin site."""
+
+    def get_urls(self) -> list[URLPattern | URLResolver]:
+        """Return the admin's URLs, and those of recserve's own pages."""
+        return [
+            path("plugins/", self.admin_view(self._plugins), name="plugins"),
+            *super().get_urls(),
+        ]
+
+    def _plugins(self, request: HttpRequest) -> HttpResponse:
+        return plugins_page(request, self)

@@ -1,0 +1,50 @@
+"""ASGI entry point: starts the models with the server, and drains them with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recserve_project.settings")
+
+# WhiteNoise reads a static file in one go, which is as well for files this small.
+warnings.filterwarnings(
+    "ignore", message="StreamingHttpResponse must consume synchronous iterators"
+)
+
+_django = get_asgi_application()
+
+from serving_app import wiring  # noqa: E402  (needs the apps to be loaded)
+from serving_app.api.body_limit import BodyLimit  # noqa: E402
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_http = BodyLimit(_django)  # type: ignore[arg-type]  # its scope is a dict, as servers give it
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one connection: the server's life span, or a request."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    else:
+        await _http(scope, receive, send)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Start the reconciler with the server; finish what is under way when it stops."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await asyncio.to_thread(wiring.start)
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await asyncio.to_thread(wiring.stop)
+            await send({"type": "lifespan.shutdown.complete"})
+            return

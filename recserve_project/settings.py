@@ -1,0 +1,228 @@
+"""Django settings: embedded defaults, changed by environment variables (docs/settings.md)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import environ
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+from django.utils.translation import gettext_lazy as _
+
+from recserve_project.secret_key import read_or_create
+
+env = environ.Env()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR = Path(env.str("RECSERVE_VAR", str(BASE_DIR / "var")))
+"""Everything this installation writes: database, models, secrets."""
+VAR.mkdir(parents=True, exist_ok=True)
+
+DEBUG = env.bool("RECSERVE_DEBUG", False)
+SECRET_KEY = env.str("RECSERVE_SECRET_KEY", "") or read_or_create(VAR / "secret.key")
+ALLOWED_HOSTS = env.list("RECSERVE_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("RECSERVE_CSRF_TRUSTED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "unfold.apps.BasicAppConfig",  # leaves the choice of the admin site to AdminConfig
+    "recserve_project.apps.AdminConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "plugins",
+    "cache_app",
+    "serving_app",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "recserve_project.urls"
+WSGI_APPLICATION = "recserve_project.wsgi.application"
+ASGI_APPLICATION = "recserve_project.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "recserve_project" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {"default": env.db("RECSERVE_DATABASE_URL", f"sqlite:///{VAR / 'db.sqlite3'}")}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # WAL lets readers and one writer work at once; IMMEDIATE makes a writer wait for its turn
+    # at the start, where it can, and not fail in the middle.
+    DATABASES["default"]["OPTIONS"] = {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = reverse_lazy("admin:login")
+LOGIN_REDIRECT_URL = reverse_lazy("admin:index")
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = VAR / "static"
+STATIC_ROOT.mkdir(exist_ok=True)
+STATICFILES_DIRS = [BASE_DIR / "recserve_project" / "static"]
+WHITENOISE_USE_FINDERS = True  # serves the apps' static files without a collectstatic step
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_500_000
+FILE_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # larger artifacts go through a temporary file
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("RECSERVE_HTTPS", False)
+SECURE_SSL_REDIRECT = env.bool("RECSERVE_HTTPS", False)
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "rest_framework_simplejwt.authentication.JWTAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["serving_app.api.permissions.CanAdminister"],
+    "DEFAULT_PARSER_CLASSES": ["serving_app.api.json.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": [
+        "serving_app.api.json.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "DEFAULT_PAGINATION_CLASS": "serving_app.api.pagination.PageNumberPagination",
+    "DEFAULT_FILTER_BACKENDS": [
+        "django_filters.rest_framework.DjangoFilterBackend",
+        "rest_framework.filters.OrderingFilter",
+        "rest_framework.filters.SearchFilter",
+    ],
+    "PAGE_SIZE": 50,
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "serving_app.api.problems.exception_handler",
+}
+
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=1),
+    "UPDATE_LAST_LOGIN": False,
+}
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "recserve",
+    "DESCRIPTION": "Recommendations from trained models.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": r"/api/v1",
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["console"], "level": env.str("RECSERVE_LOG_LEVEL", "INFO")},
+    # A refused request is the caller's affair; the access log has it already.
+    "loggers": {"django.request": {"level": "ERROR"}},
+}
+
+UNFOLD = {
+    "SITE_TITLE": "recserve",
+    "SITE_HEADER": "recserve",
+    "SITE_SUBHEADER": _("Recommendations from trained models"),
+    "SITE_SYMBOL": "recommend",
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda _request: static("recserve/favicon.svg"),
+        }
+    ],
+    "SHOW_BACK_BUTTON": True,
+    "SIDEBAR": {
+        "show_search": False,
+        "navigation": [
+            {
+                "title": _("Serving"),
+                "items": [
+                    {
+                        "title": _("Models"),
+                        "icon": "model_training",
+                        "link": reverse_lazy("admin:serving_app_servedmodel_changelist"),
+                    },
+                    {
+                        "title": _("Versions"),
+                        "icon": "deployed_code",
+                        "link": reverse_lazy("admin:serving_app_modelversion_changelist"),
+                    },
+                    {
+                        "title": _("Activations"),
+                        "icon": "memory",
+                        "link": reverse_lazy("admin:serving_app_activation_changelist"),
+                    },
+                    {
+                        "title": _("Plugins"),
+                        "icon": "extension",
+                        "link": reverse_lazy("admin:plugins"),
+                    },
+                    {"title": _("API"), "icon": "api", "link": reverse_lazy("api-docs")},
+                ],
+            },
+            {
+                "title": _("Access"),
+                "items": [
+                    {
+                        "title": _("Users"),
+                        "icon": "person",
+                        "link": reverse_lazy("admin:auth_user_changelist"),
+                    },
+                    {
+                        "title": _("Groups"),
+                        "icon": "group",
+                        "link": reverse_lazy("admin:auth_group_changelist"),
+                    },
+                ],
+            },
+        ],
+    },
+}
+
+RECSERVE: dict[str, object] = {
+    "SERVING": {"MODEL_STORE": str(VAR / "models")},
+}
+"""recserve's own settings; every key has a default (docs/settings.md)."""

@@ -1,0 +1,113 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_app import wiring as cache_wiring
+from plugins.apps import reset_registry
+from serving_app import wiring
+from serving_app.models import ModelVersion
+from serving_app.registration import Draft, promote, register
+
+FEATURES = ("age", "visits", "spend")
+ITEMS = 20
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data that RECSERVE_DATA names; skips without it."""
+    folder = os.environ.get("RECSERVE_DATA")
+    if not folder:
+        pytest.skip("RECSERVE_DATA is not set: the real data is not here")
+    return Path(folder)
+
+
+@pytest.fixture
+def store(tmp_path, settings) -> Path:
+    """An empty model store."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    settings.RECSERVE = {
+        **settings.RECSERVE,
+        "SERVING": {"MODEL_STORE": str(folder), "VALIDATION_SECONDS": 60},
+    }
+    return folder
+
+
+@pytest.fixture
+def fresh(store):
+    """Nothing live, nothing cached; afterwards everything is freed."""
+    reset_registry()
+    cache_wiring.reset()
+    yield
+    wiring.stop()
+    cache_wiring.reset()
+
+
+def write_linear(folder: Path, name: str, *, seed: int = 0, items: int = ITEMS) -> str:
+    """Write a numpy_linear model over ``FEATURES``, and return its file name."""
+    rng = np.random.default_rng(seed)
+    np.savez(
+        folder / name,
+        weights=rng.standard_normal((len(FEATURES), items)).astype(np.float32),
+        bias=rng.standard_normal(items).astype(np.float32),
+    )
+    return name
+
+
+def write_catalogue(folder: Path, name: str = "catalogue.csv", *, items: int = ITEMS) -> str:
+    """Write a catalogue of items ``i0``, ``i1``, … and return its file name."""
+    lines = [f"i{n},Item number {n}" for n in range(items)]
+    (folder / name).write_text("\n".join(["item,title", *lines]) + "\n", "utf-8")
+    return name
+
+
+def linear_draft(store: Path, name: str = "linear.npz", *, seed: int = 0, **changes) -> Draft:
+    """Return a draft of a numpy_linear version whose files are in the store."""
+    given = {
+        "artifact": write_linear(store, name, seed=seed),
+        "framework": "numpy_linear",
+        "catalogue": write_catalogue(store),
+        "feature_names": FEATURES,
+    }
+    return Draft(**{**given, **changes})
+
+
+def expected_ranking(store: Path, artifact: str, features) -> list[str]:
+    """Return the item ids, best first, worked out by hand."""
+    with np.load(store / artifact) as arrays:
+        scores = np.array(features, np.float32) @ arrays["weights"] + arrays["bias"]
+    return [f"i{n}" for n in np.argsort(-scores, kind="stable")]
+
+
+@pytest.fixture
+def live_model(fresh, store, db) -> ModelVersion:
+    """The model ``default``, version 1, live in this process."""
+    version = register("default", linear_draft(store))
+    promote(version)
+    wiring.get_serving().reconciler.reconcile()
+    return version
+
+
+@pytest.fixture
+def client_as(django_user_model):
+    """A factory of API clients: ``client_as("predict")`` is in the group ``recserve predict``."""
+    from django.contrib.auth.models import Group
+    from rest_framework.test import APIClient
+    from rest_framework_simplejwt.tokens import AccessToken
+
+    def client_as(role: str | None) -> APIClient:
+        client = APIClient()
+        if role is not None:
+            user, _ = django_user_model.objects.get_or_create(username=f"{role}-user")
+            if role != "nobody":
+                user.groups.add(Group.objects.get(name=f"recserve {role}"))
+            client.credentials(HTTP_AUTHORIZATION=f"Bearer {AccessToken.for_user(user)}")
+        return client
+
+    return client_as

@@ -1,0 +1,13 @@
+"""Settings of the tests: the deployment's, with everything it writes in a folder of its own."""
+
+import os
+import tempfile
+from pathlib import Path
+
+VAR = Path(tempfile.mkdtemp(prefix="recserve-tests-"))
+os.environ["RECSERVE_VAR"] = str(VAR)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from recserve_project.settings import *  # noqa: E402, F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast, for tests alone
