@@ -1,0 +1,125 @@
+"""A really running server with the demo, as `make run` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def manage(var: Path, *arguments: str, check: bool = True, **more: Any):
+    """Run manage.py on an installation of its own."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        check=False,
+        env=environment(var),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **more,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def environment(var: Path) -> dict[str, str]:
+    unset = ("DJANGO_SETTINGS_MODULE", "RECSERVE_VAR")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    return {**kept, "RECSERVE_VAR": str(var), "RECSERVE_LOG_LEVEL": "INFO"}
+
+
+@dataclass
+class Server:
+    """A running server, and what its demo says of it."""
+
+    process: subprocess.Popen[bytes]
+    demo: dict[str, Any]
+    var: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return self.demo["url"]
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        return httpx.Client(
+            base_url=f"{self.url}/api/v1/",
+            headers={"Authorization": f"Bearer {token or self.demo['token']}"},
+            timeout=120,
+        )
+
+    def administrator(self) -> httpx.Client:
+        credentials = {"username": self.demo["username"], "password": self.demo["password"]}
+        tokens = httpx.post(f"{self.url}/api/v1/token", json=credentials, timeout=60).json()
+        return self.client(tokens["access"])
+
+
+def start(var: Path, port: int) -> Server:
+    """Start the server and wait until it is ready."""
+    log = var / "server.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve", "--port", str(port)],
+            cwd=ROOT,
+            env=environment(var),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    demo = json.loads((var / "demo.json").read_text())
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(f"{demo['url']}/api/v1/health/ready", timeout=5).status_code == 200:
+                return Server(process, demo, var, log)
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"the server is not ready: {log.read_text()}")
+
+
+def stop(server: Server) -> int:
+    """Ask the server to end, as an operator would, and return its exit status."""
+    server.process.send_signal(signal.SIGTERM)
+    return server.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory) -> tuple[Path, int]:
+    """A fresh database with the demo in it, on the real purchases where they are here."""
+    var = tmp_path_factory.mktemp("var")
+    port = free_port()
+    manage(var, "migrate", "--verbosity", "0")
+    arguments = ["demo", "--port", str(port)]
+    if os.environ.get("RECSERVE_DATA"):
+        arguments += ["--data", str(Path(os.environ["RECSERVE_DATA"]) / "recs" / "online-retail")]
+    manage(var, *arguments)
+    return var, port
+
+
+@pytest.fixture(scope="session")
+def server(installation):
+    """The demo's server."""
+    running = start(*installation)
+    yield running
+    stop(running)

@@ -1,0 +1,131 @@
+"""The admin in a real browser, against the demo's server."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_catalogue, write_linear
+
+pytestmark = [
+    pytest.mark.xdist_group("journey"),
+    pytest.mark.contract("O1"),
+    pytest.mark.skipif(
+        shutil.which("chromium") is None,
+        reason="chromium is not on the PATH; scripts/install-test-servers installs it on Debian",
+    ),
+]
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+
+
+def in_browser(visit, server):
+    """Run ``visit(page)``, signed in, and return what the page complained of meanwhile.
+
+    On a thread of its own: Playwright leaves an event loop behind, which Django would refuse.
+    """
+    from playwright.sync_api import sync_playwright
+
+    def run():
+        complaints = []
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=FLAGS
+            )
+            page = browser.new_page(viewport={"width": 1300, "height": 1000})
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("requestfailed", lambda request: complaints.append(request.url))
+            page.on(
+                "response",
+                lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None,
+            )
+            page.on(
+                "request",
+                lambda r: complaints.append(r.url) if not r.url.startswith(server.url) else None,
+            )
+            page.goto(f"{server.url}/")
+            page.fill("input[name=username]", server.demo["username"])
+            page.fill("input[name=password]", server.demo["password"])
+            page.click("button[type=submit]")
+            page.wait_for_selector("text=Site administration")
+            visit(page)
+            browser.close()
+        return complaints
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result(300)
+
+
+def act(page, server, rows, action, where="modelversion"):
+    page.goto(f"{server.url}/admin/serving_app/{where}/")
+    for row in rows:
+        page.locator("tr", has_text=row).locator("input[name=_selected_action]").check()
+    page.locator("select[name=action]").select_option(action)
+    page.locator("button[name=index]").first.click()
+    page.wait_for_load_state()
+
+
+def test_a_stranger_sees_the_live_model_tries_it_swaps_it_and_rolls_it_back(server):
+    seen = {}
+
+    def visit(page):
+        page.get_by_role("link", name="Models").first.click()
+        page.locator("tr", has_text="default@2").get_by_role("link", name="Try it").click()
+        page.fill("input[name=user_id]", "1")
+        page.click("text=Run")
+        seen["rows"] = page.locator("#answer tbody tr").all_inner_texts()
+        act(page, server, ["default@1"], "make_live")
+        seen["live"] = page.content()
+        act(page, server, ["default@1"], "roll_back", where="servedmodel")
+        seen["rolled back"] = page.content()
+        page.goto(f"{server.url}/admin/plugins/")
+        seen["plugins"] = page.content()
+        page.goto(f"{server.url}/api/v1/docs")
+        page.wait_for_selector("text=/api/v1/predict/batch")
+
+    assert in_browser(visit, server) == []
+    assert len(seen["rows"]) == 10
+    assert all(len(row.split("\t")) == 4 for row in seen["rows"])
+    assert "default@1 is live." in seen["live"]
+    assert "default@2 is live." in seen["rolled back"]
+    assert "numpy_linear" in seen["plugins"]
+
+
+def test_a_version_is_uploaded_validated_and_made_live(server, tmp_path):
+    write_linear(tmp_path, "mine.npz")
+    write_catalogue(tmp_path, "mine.csv")
+    (tmp_path / "broken.npz").write_bytes(np.random.default_rng(0).bytes(1000))
+    seen = {}
+
+    def register(page, artifact):
+        page.goto(f"{server.url}/admin/serving_app/modelversion/add/")
+        page.locator("select[name=model]").select_option(label="uploaded")
+        page.locator("select[name=framework]").select_option("numpy_linear")
+        page.set_input_files("input[name=artifact_upload]", tmp_path / artifact)
+        page.set_input_files("input[name=catalogue_upload]", tmp_path / "mine.csv")
+        page.fill("textarea[name=feature_names]", "age, visits, spend")
+        page.locator("button[name=_save]").click()
+        page.wait_for_load_state()
+        return page.content()
+
+    def visit(page):
+        page.goto(f"{server.url}/admin/serving_app/servedmodel/add/")
+        page.fill("input[name=name]", "uploaded")
+        page.locator("button[name=_save]").click()
+        page.wait_for_load_state()
+        seen["broken"] = register(page, "broken.npz")
+        seen["added"] = register(page, "mine.npz")
+        act(page, server, ["uploaded@1"], "make_live")
+        seen["live"] = page.content()
+
+    assert in_browser(visit, server) == []
+    assert "no .npz file" in seen["broken"]
+    assert "was added successfully" in seen["added"]
+    assert "uploaded@1 is live." in seen["live"]
+    with server.client() as client:
+        question = {"user_id": "u", "model_name": "uploaded", "features": [1, 2, 3]}
+        assert client.post("predict", json=question).json()["model_version"] == 1

@@ -1,0 +1,88 @@
+"""The demo: run again it changes nothing; interrupted it leaves nothing; bad data is named."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.journeys.conftest import ROOT, environment, manage, start, stop
+
+pytestmark = pytest.mark.xdist_group("journey")
+
+
+def dump(var):
+    return json.loads(manage(var, "dumpdata", "serving_app", "auth.user").stdout)
+
+
+def test_a_second_run_destroys_nothing_and_follows_the_port(installation):
+    var, port = installation
+    before, kept = dump(var), json.loads((var / "demo.json").read_text())
+    again = manage(var, "demo", "--port", str(port + 1))
+    assert "set up already" in again.stdout
+    assert kept["password"] not in again.stdout
+    after = json.loads((var / "demo.json").read_text())
+    assert after == {**kept, "url": f"http://127.0.0.1:{port + 1}"}
+    assert dump(var) == before
+    manage(var, "demo", "--port", str(port))
+
+
+def test_an_interrupted_demo_leaves_nothing_half_registered(tmp_path):
+    manage(tmp_path, "migrate", "--verbosity", "0")
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "demo"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:  # a line per step
+        if line.startswith("Validating"):
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not any(row["model"].startswith("serving_app") for row in dump(tmp_path))
+    assert list((tmp_path / "models").iterdir()) == []
+    assert not (tmp_path / "demo.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "interactions"),
+        ({"interactions.csv": "user,item\n1,2\n", "items.csv": "item,title\n2,x\n"}, "timestamp"),
+        (
+            {
+                "interactions.csv": "user,item,rating,timestamp\n1,2,1,yesterday\n",
+                "items.csv": "item,title\n2,x\n",
+            },
+            "2",
+        ),
+    ],
+)
+def test_bad_data_is_named_and_nothing_is_left(tmp_path, files, says):
+    data, var = tmp_path / "data", tmp_path / "var"
+    data.mkdir()
+    var.mkdir()
+    for name, content in files.items():
+        (data / name).write_text(content)
+    manage(var, "migrate", "--verbosity", "0")
+    done = manage(var, "demo", "--data", str(data), check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert says in done.stderr
+    assert not (var / "demo.json").exists()
+
+
+@pytest.mark.contract("S9")
+def test_the_server_ends_cleanly_and_starts_again(installation, server):
+    var, port = installation
+    status = stop(server)
+    again = start(var, port)
+    server.process = again.process  # the session's server goes on
+    assert status in {0, -signal.SIGTERM}  # uvicorn ends by the signal that it was sent
+    with again.client() as client:
+        assert client.post("predict", json={"user_id": "1"}).status_code == 200

@@ -1,0 +1,66 @@
+"""The documentation leaves nothing out. That its code runs: tests/journeys/test_pages.py."""
+
+import dataclasses
+import re
+
+from cache_app.conf import CacheSettings
+from plugins import errors, hookspecs
+from plugins.conf import PluginSettings
+from serving_app.api.problems import STATUS, problem_of
+from serving_app.conf import ServingSettings
+from tests.journeys.conftest import ROOT
+
+
+def text(name):
+    return (ROOT / name).read_text("utf-8")
+
+
+def test_every_setting_is_documented():
+    page = text("docs/settings.md")
+    for settings in (ServingSettings, CacheSettings, PluginSettings):
+        for field in dataclasses.fields(settings):
+            name = field.name.upper()
+            words = {name, name.removeprefix("L1_")}
+            assert any(f"`{word}`" in page for word in words), name
+    for variable in re.findall(r'"(RECSERVE_[A-Z_]+)"', text("recserve_project/settings.py")):
+        assert f"`{variable}`" in page, variable
+
+
+def test_every_hook_is_documented_with_its_signature():
+    page = text("docs/plugin_hooks.md")
+    hooks = [name for name in vars(hookspecs) if name.startswith("recserve_")]
+    assert len(hooks) >= 6
+    for name in hooks:
+        arguments = getattr(hookspecs, name).__code__
+        names = ", ".join(arguments.co_varnames[: arguments.co_argcount])
+        assert f"## `{name}({names})`" in page, name
+        for argument in arguments.co_varnames[: arguments.co_argcount]:
+            assert f"`{argument}`: " in page, argument
+
+
+def test_every_problem_code_is_documented():
+    page = text("docs/rest_api.md")
+    never_leave = {errors.LevelUnavailable, errors.PluginError, errors.RecserveError}
+    bases = {errors.BadRequest, errors.Unavailable}
+    for error in STATUS.keys() - never_leave - bases:
+        extra = {"field": "x"} if error is errors.InvalidInput else {}
+        extra = {"retry_after": 1.0} if error is errors.QueueFull else extra
+        assert f"`{problem_of(error('', **extra))['code']}`" in page, error
+
+
+def test_every_endpoint_is_documented():
+    from serving_app.api.urls import urlpatterns
+
+    page = text("docs/rest_api.md")
+    for pattern in urlpatterns:
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", str(pattern.pattern))
+        if path:
+            assert f"/{path}" in page, path
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
