@@ -85,7 +85,7 @@ def test_a_stranger_sees_the_live_model_tries_it_swaps_it_and_rolls_it_back(serv
         page.goto(f"{server.url}/admin/plugins/")
         seen["plugins"] = page.content()
         page.goto(f"{server.url}/api/v1/docs")
-        page.wait_for_selector("text=/api/v1/predict/batch")
+        page.get_by_text("/api/v1/predict/batch").first.wait_for()
 
     assert in_browser(visit, server) == []
     assert len(seen["rows"]) == 10
