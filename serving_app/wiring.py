@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from cache_app.conf import cache_settings
 from cache_app.wiring import get_levels
-
 from plugins.apps import get_registry
 from serving_app.conf import serving_settings
 from serving_app.core.live_models import LiveModels

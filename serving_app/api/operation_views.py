@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from cache_app.core.keys import matcher
-from cache_app.wiring import get_levels
 from django.db import DatabaseError
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -15,6 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from cache_app.core.keys import matcher
+from cache_app.wiring import get_levels
 from plugins import InvalidInput
 from serving_app import wiring
 from serving_app.api.permissions import CanOperate
