@@ -37,7 +37,7 @@ clean:
 	rm -rf $(VENV) var
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@scripts/make-venv $(PYTHON) $(VENV)
 
 $(VENV)/.run: requirements.txt requirements/*.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt

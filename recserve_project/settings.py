@@ -17,7 +17,7 @@ env = environ.Env()
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = Path(env.str("RECSERVE_VAR", str(BASE_DIR / "var")))
 """Everything this installation writes: database, models, secrets."""
-VAR.mkdir(parents=True, exist_ok=True)
+VAR.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 DEBUG = env.bool("RECSERVE_DEBUG", False)
 SECRET_KEY = env.str("RECSERVE_SECRET_KEY", "") or read_or_create(VAR / "secret.key")
@@ -158,7 +158,7 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": env.str("RECSERVE_LOG_LEVEL", "INFO")},
     # A refused request is the caller's affair; the access log has it already.
-    "loggers": {"django.request": {"level": "ERROR"}},
+    "loggers": {"django.request": {"level": "ERROR"}, "absl": {"level": "WARNING"}},
 }
 
 UNFOLD = {

@@ -38,6 +38,15 @@ def test_every_hook_is_documented_with_its_signature():
             assert f"`{argument}`: " in page, argument
 
 
+def test_the_plugin_of_the_guide_works():
+    page = text("docs/writing_plugins.md")
+    guide = {}
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(code, guide)  # the last block checks the policy of the first
+    assert guide["recserve_eviction_policies"]() == {"last_in": guide["LastIn"]}
+    assert "check_eviction_policy" in guide
+
+
 def test_every_problem_code_is_documented():
     page = text("docs/rest_api.md")
     never_leave = {errors.LevelUnavailable, errors.PluginError, errors.RecserveError}
