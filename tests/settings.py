@@ -1,10 +1,13 @@
 """Settings of the tests: the deployment's, with everything it writes in a folder of its own."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 VAR = Path(tempfile.mkdtemp(prefix="recserve-tests-"))
+atexit.register(shutil.rmtree, VAR, ignore_errors=True)
 os.environ["RECSERVE_VAR"] = str(VAR)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

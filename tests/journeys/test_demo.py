@@ -28,6 +28,34 @@ def test_a_second_run_destroys_nothing_and_follows_the_port(installation):
     manage(var, "demo", "--port", str(port))
 
 
+def test_other_data_become_new_versions_and_a_new_database_a_new_demo(tmp_path):
+    data, var = tmp_path / "data", tmp_path / "var"
+    data.mkdir()
+    var.mkdir()
+    rows = [
+        f"{u},{i},1,{day * 86400 + u}" for u in range(1, 30) for i, day in [(u % 7, 1), (u % 5, 2)]
+    ]
+    (data / "interactions.csv").write_text("user,item,rating,timestamp\n" + "\n".join(rows) + "\n")
+    (data / "items.csv").write_text("item,title\n1,One\n")
+    manage(var, "migrate", "--verbosity", "0")
+    first = manage(var, "demo", "--data", str(data))
+    kept = json.loads((var / "demo.json").read_text())
+    assert kept["password"] in first.stdout
+    (data / "more").mkdir()
+    for name in ("interactions.csv", "items.csv"):
+        (data / "more" / name).write_text((data / name).read_text())
+    second = manage(var, "demo", "--data", str(data / "more"))
+    assert kept["password"] not in second.stdout
+    assert json.loads((var / "demo.json").read_text())["password"] == kept["password"]
+    live = [m["fields"]["live_version"] for m in dump(var) if m["model"].endswith("servedmodel")]
+    numbers = {m["pk"]: m["fields"]["number"] for m in dump(var) if "modelversion" in m["model"]}
+    assert sorted(numbers[version] for version in live) == [2, 6]
+    for path in var.glob("db.sqlite3*"):
+        path.unlink()
+    manage(var, "migrate", "--verbosity", "0")
+    assert "Password" in manage(var, "demo", "--data", str(data)).stdout
+
+
 def test_an_interrupted_demo_leaves_nothing_half_registered(tmp_path):
     manage(tmp_path, "migrate", "--verbosity", "0")
     process = subprocess.Popen(

@@ -60,6 +60,8 @@ class Command(BaseCommand):
         source = ", ".join(str(path.resolve()) for path in paths) if paths else "generated"
         kept = DemoFile(settings.VAR / "demo.json")
         known = kept.read()
+        if known and not User.objects.filter(username=known["username"]).exists():
+            known = None  # the database is a new one
         if known is not None and (paths is None or known["source"] == source):
             kept.write({**known, "url": url})
             self.stdout.write(
@@ -70,16 +72,20 @@ class Command(BaseCommand):
             )
             return
         models = self._build_models(paths, options["seed"])
-        if known is None:
-            known = self._accounts()
-        kept.write({**known, "url": url, "models": models, "source": source})
+        accounts = known or self._accounts()
+        kept.write({**accounts, "url": url, "models": models, "source": source})
         self.stdout.write(
             self.style.SUCCESS("The demo is ready.") + "\n"
             f"  Admin      {url}/admin/\n"
-            f"  API        {url}/api/v1/docs\n"
-            f"  Username   {known['username']}\n"
-            f"  Password   {known['password']}\n"
-            f"  Token      {known['token']}\n"
+            f"  API        {url}/api/v1/docs"
+        )
+        if known is not None:
+            self.stdout.write(f"  Sign in with the credentials in {kept.path}.")
+            return
+        self.stdout.write(
+            f"  Username   {accounts['username']}\n"
+            f"  Password   {accounts['password']}\n"
+            f"  Token      {accounts['token']}\n"
             f"They are kept in {kept.path}, and not printed again."
         )
 
