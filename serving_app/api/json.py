@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -47,9 +48,32 @@ class JSONParser(BaseParser):
         if len(body) > limit:
             raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
         try:
-            return msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return self.decode(body)
+        except (ValueError, RecursionError) as error:
             raise ParseError(f"The body is not JSON: {error}") from error
+
+    def decode(self, body: bytes) -> Any:
+        """Return the value of a body.
+
+        Raises:
+            ValueError: It is not JSON.
+        """
+        return msgspec.json.decode(body)
+
+
+class LenientJSONParser(JSONParser):
+    """Parses also the NaN and infinities that many clients write, so that they can be refused.
+
+    JSON has no such numbers, and "not JSON" would not tell the caller which field holds one.
+    Only for views that check every number they are given.
+    """
+
+    def decode(self, body: bytes) -> Any:
+        """Return the value of a body."""
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            return json.loads(body)
 
 
 class JSONRenderer(BaseRenderer):

@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 from plugins import InvalidInput, Recommendation, RecommendationRequest, RecserveError
 from serving_app import wiring
 from serving_app.api import serializers
+from serving_app.api.json import LenientJSONParser
 from serving_app.api.permissions import CanPredict
 from serving_app.api.problems import problem_of
 from serving_app.api.translation import answer, recommendation_request, wants_titles
@@ -35,6 +36,7 @@ class PredictView(APIView):
     """Recommends items to a user."""
 
     permission_classes = (CanPredict,)
+    parser_classes = (LenientJSONParser,)
 
     @extend_schema(
         request=serializers.RecommendationRequestSerializer,
@@ -58,6 +60,7 @@ class PredictBatchView(APIView):
     """Recommends items to several users in one call."""
 
     permission_classes = (CanPredict,)
+    parser_classes = (LenientJSONParser,)
 
     @extend_schema(
         request=serializers.BatchRequestSerializer,

@@ -127,8 +127,19 @@ def test_bad_input_is_422_naming_the_field(client, change, field):
 def test_numbers_that_are_not_finite_never_reach_the_model(client, number):
     body = json.dumps({"user_id": "u", "features": FEATURES}).replace("0.5", number)
     response = client.post(URL, body, content_type="application/json")
-    assert response.status_code in {400, 422}
-    assert response["Content-Type"] == "application/problem+json"
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "features.spend"
+    batch = client.post(BATCH, f'{{"requests": [{body}]}}', content_type="application/json")
+    assert batch.json()["results"][0]["errors"][0]["field"] == "features.spend"
+
+
+@pytest.mark.parametrize("field", ["k", "user_id", "timeout_ms", "context", "exclude"])
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(client, field):
+    value = {"context": '{"x": NaN}', "exclude": "[NaN]"}.get(field, "NaN")
+    body = json.dumps({"user_id": "u", "features": FEATURES})[:-1] + f', "{field}": {value}}}'
+    response = client.post(URL, body, content_type="application/json")
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"].startswith(field)
 
 
 def test_a_hit_hides_no_bad_features(client):
