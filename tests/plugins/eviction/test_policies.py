@@ -1,5 +1,6 @@
 """The built-in policies, each beside a slow and obvious reference."""
 
+import math
 from random import Random
 
 import pytest
@@ -9,10 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cache_app.core.levels import Stored
 from cache_app.core.memory import MemoryLevel
+from plugins.conformance import check_eviction_policy
 from plugins.eviction.builtin import recserve_eviction_policies
+from plugins.eviction.gdsf import GDSF
 from plugins.eviction.lfu import LFU
+from plugins.eviction.s3fifo import S3FIFO
 from plugins.eviction.sieve import SIEVE
-from plugins.options import read_summary
+from plugins.options import read_options, read_summary
 from tests.fakes import FakeClock
 from tests.plugins.eviction.ghost_fifo import GhostFIFO
 
@@ -136,13 +140,170 @@ class SIEVEReference(Reference):
         return candidate
 
 
+class CLOCKReference(Reference):
+    def __init__(self, capacity, clock):
+        super().__init__(capacity, clock)
+        self.used = set()
+
+    def hit(self, key):
+        self.used.add(key)
+
+    def drop(self, key):
+        self.used.discard(key)
+        super().drop(key)
+
+    def victim(self):
+        while self.order[0] in self.used:
+            self.used.remove(self.order[0])
+            self.order.append(self.order.pop(0))
+        return self.order[0]
+
+
+class GhostReference(Reference):
+    """Two queues of residents and one of ghosts, as lists whose oldest is first."""
+
+    ghost_share: float
+
+    def __init__(self, capacity, clock):
+        super().__init__(capacity, clock)
+        self.arrived, self.main, self.ghosts = [], [], {}
+        self.kept = None
+
+    def drop(self, key):
+        super().drop(key)
+        for queue in (self.arrived, self.main):
+            if key in queue:
+                queue.remove(key)
+
+    def put(self, key, expires, weight):
+        self.kept = None
+        self.returned = key in self.ghosts
+        if self.returned and weight <= self.capacity and expires > self.clock():
+            del self.ghosts[key]
+        super().put(key, expires, weight)
+
+    def leave_for_overwriting(self, key):
+        self.kept = self.main if key in self.main else self.arrived
+        self.drop(key)
+
+    def enter(self, key, expires, weight):
+        super().enter(key, expires, weight)
+        queue = self.main if self.returned else self.arrived
+        (queue if self.kept is None else self.kept).append(key)
+
+    def remember(self, key):
+        weight, limit = self.weight[key], int(self.ghost_share * self.capacity)
+        while self.ghosts and sum(self.ghosts.values()) + weight > limit:
+            del self.ghosts[next(iter(self.ghosts))]
+        if weight <= limit:
+            self.ghosts[key] = weight
+
+    def weigh(self, queue):
+        return sum(self.weight[key] for key in queue)
+
+
+class TwoQReference(GhostReference):
+    ghost_share = 0.5
+
+    def hit(self, key):
+        if key in self.main:
+            self.main.remove(key)
+            self.main.append(key)
+
+    def victim(self):
+        if self.weigh(self.arrived) > int(0.25 * self.capacity) or not self.main:
+            self.remember(self.arrived[0])
+            return self.arrived[0]
+        return self.main[0]
+
+
+class S3FIFOReference(GhostReference):
+    ghost_share = 0.9
+
+    def __init__(self, capacity, clock):
+        super().__init__(capacity, clock)
+        self.count, self.filling = {}, True
+
+    def hit(self, key):
+        self.count[key] = min(3, self.count[key] + 1)
+
+    def enter(self, key, expires, weight):
+        if self.filling and self.weigh(self.arrived) >= int(0.1 * self.capacity):
+            self.returned = True
+        super().enter(key, expires, weight)
+        if self.kept is None:
+            self.count[key] = 0
+
+    def victim(self):
+        self.filling = False
+        share = self.capacity - int(0.1 * self.capacity)
+        while self.arrived and self.weigh(self.main) <= share:
+            for key in list(self.arrived):
+                if self.count[key] < 2:
+                    self.remember(key)
+                    return key
+                self.count[key] = 0
+                self.main.append(self.arrived.pop(0))
+        while self.count[self.main[0]]:
+            self.count[self.main[0]] -= 1
+            self.main.append(self.main.pop(0))
+        return self.main[0]
+
+
+class GDSFReference(LFUReference):
+    def __init__(self, capacity, clock):
+        super().__init__(capacity, clock)
+        self.age, self.value = 0.0, {}
+
+    def hit(self, key):
+        super().hit(key)
+        self.value[key] = self.age + self.count[key] / self.weight[key]
+
+    def enter(self, key, expires, weight):
+        super().enter(key, expires, weight)
+        self.value[key] = self.age + self.count[key] / weight
+
+    def victim(self):
+        key = min(self.order, key=lambda key: (self.value[key], self.order.index(key)))
+        self.age = max(self.age, self.value[key])
+        return key
+
+
 REFERENCES = {
     "lru": LRUReference,
     "lfu": LFUReference,
     "fifo": Reference,
     "ttl": TTLReference,
     "sieve": SIEVEReference,
+    "clock": CLOCKReference,
+    "two_q": TwoQReference,
+    "s3fifo": S3FIFOReference,
+    "gdsf": GDSFReference,
 }
+"""The others are compared with their papers, and here with what holds for all policies."""
+
+
+class AnyReference(Reference):
+    """What holds for every policy: it asks the level who left, and whether that was needed."""
+
+    level: MemoryLevel
+
+    def put(self, key, expires, weight):
+        if key in self.expires:
+            self.drop(key)
+        if weight > self.capacity or expires <= self.clock():
+            return
+        self.enter(key, expires, weight)
+        left = sorted(set(self.order) - residents(self.level), key=self.weight.__getitem__)
+        assert key not in left, "the newcomer was refused"
+        spare = self.capacity - sum(self.weight.values())
+        for gone in left:
+            self.drop(gone)
+        assert not left or spare < 0, "an entry left although all fitted"
+
+
+def residents(level):
+    return {key for key, entry in level._entries.items() if entry.value is not None}
 
 
 class PolicyMachine(RuleBasedStateMachine):
@@ -159,16 +320,18 @@ class PolicyMachine(RuleBasedStateMachine):
             rng=Random(0),
             weigh=(lambda weight: weight) if self.weighted else None,
         )
-        self.reference = REFERENCES[self.name](5, self.clock)
+        self.reference = REFERENCES.get(self.name, AnyReference)(5, self.clock)
+        self.reference.level = self.level
 
     @rule(
         key=st.sampled_from(KEYS),
         ttl=st.sampled_from([0.0, 1.0, 2.0, 3.0, 50.0]),
         weight=st.integers(1, 6),
+        origin=st.sampled_from(["miss", "miss", "warmup", "promotion"]),
     )
-    def put(self, key, ttl, weight):
+    def put(self, key, ttl, weight, origin):
         now = self.clock()
-        self.level.put(key, Stored(weight, now, now + ttl), "miss")
+        self.level.put(key, Stored(weight, now, now + ttl), origin)
         self.reference.put(key, now + ttl, weight if self.weighted else 1)
 
     @rule(key=st.sampled_from(KEYS))
@@ -186,6 +349,11 @@ class PolicyMachine(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
     @rule()
+    def roll_out(self):
+        if self.name not in {"lfu", "s3fifo", "gdsf"}:  # their references keep their counts
+            self.level._policy.on_generation("recserve", 1, 2)
+
+    @rule()
     @precondition(lambda self: len(self.level) == 5)
     def clear(self):
         assert self.level.clear() == len(self.reference.order)
@@ -194,7 +362,7 @@ class PolicyMachine(RuleBasedStateMachine):
 
     @invariant()
     def same_residents(self):
-        assert set(self.level._entries) == set(self.reference.expires)
+        assert residents(self.level) == set(self.reference.expires)
         self.level.check()
 
 
@@ -225,7 +393,7 @@ def test_a_long_run_keeps_what_its_reference_keeps(name):
             expires = clock() + random.choice([20.0, 200.0])
             level.put(key, Stored(1, clock(), expires))
             reference.put(key, expires, 1)
-        assert set(level._entries) == set(reference.expires)
+        assert residents(level) == set(reference.expires)
     level.check()
 
 
@@ -250,9 +418,98 @@ def test_no_policy_exceeds_its_capacity_or_serves_what_expired(policy, capacity)
     assert level.stats().expirations or capacity == 1
 
 
+OPTIONS = {
+    "s3fifo": {"small", "ghost", "threshold"},
+    "two_q": {"a_in", "a_out"},
+    "lirs": {"cold"},
+    "w_tinylfu": {"window", "adaptive"},
+}
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
-def test_a_policy_has_a_summary_and_no_options(name):
+def test_a_policy_has_a_summary_and_only_its_options(name):
     assert read_summary(POLICIES[name]).endswith(".")
+    options = read_options(POLICIES[name])
+    assert {option.name for option in options} == OPTIONS.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("s3fifo", {"small": 0.0}),
+        ("s3fifo", {"ghost": 1.1}),
+        ("s3fifo", {"threshold": 4}),
+        ("two_q", {"a_in": 1.0}),
+        ("two_q", {"a_out": -0.1}),
+        ("lirs", {"cold": 1.0}),
+        ("w_tinylfu", {"window": 0.0}),
+    ],
+)
+def test_an_option_out_of_range_is_refused(name, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        POLICIES[name](**options)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_a_policy_passes_the_checks_for_plugins(name):
+    check_eviction_policy(POLICIES[name])
+
+
+@pytest.mark.parametrize("name", ["arc", "lirs", "two_q", "s3fifo"])
+def test_the_keys_of_victims_are_remembered(name):
+    level = MemoryLevel(POLICIES[name], capacity=20)
+    for number in range(60):
+        level.put(f"k{number}", Stored(1, 0.0, math.inf))
+        level.get(f"k{number % 3}")
+        level.check()
+    assert level.stats().ghosts
+
+
+def test_the_counts_of_s3fifo_and_gdsf_are_halved_by_a_roll_out():
+    level = MemoryLevel(S3FIFO, capacity=3)
+    level.put("a", Stored(1, 0.0, math.inf))
+    for _ in range(3):
+        level.get("a")
+    level._policy.on_generation("recserve", 1, 2)
+    assert level._entries["a"].ref == 1
+    level = MemoryLevel(GDSF, capacity=3)
+    level.put("a", Stored(1, 0.0, math.inf))
+    for _ in range(6):
+        level.get("a")
+    level._drain()
+    level._policy.on_generation("recserve", 1, 2)
+    level.check()
+    assert level._entries["a"].frequency == 3
+
+
+def test_gdsf_keeps_what_is_small_or_dear():
+    class Dear(GDSF):
+        entry_slots = (*GDSF.entry_slots, "cost")
+
+        def on_insert(self, entry, now, origin):
+            entry.cost = 10.0 if entry.key == "dear" else 1.0
+            super().on_insert(entry, now, origin)
+
+    level = MemoryLevel(Dear, capacity=10, weigh=lambda weight: weight)
+    for key, weight in (("dear", 5), ("large", 4), ("small", 1), ("new", 4)):
+        level.put(key, Stored(weight, 0.0, math.inf))
+    assert residents(level) == {"dear", "small", "new"}
+
+
+@pytest.mark.parametrize("name", ["clock", "s3fifo"])
+def test_a_scan_ends_even_if_every_flag_stays_set(name):
+    class Sticky:
+        __slots__ = ("charged", "expires", "keep_ghost", "next", "prev", "queue", "was_ghost")
+        weight = 1
+        ref = property(lambda self: 3, lambda self, value: None)
+
+    policy = POLICIES[name]()
+    policy.attach(MemoryLevel(POLICIES[name], capacity=5))
+    entries = [Sticky() for _ in range(6)]
+    for entry in entries:
+        entry.was_ghost = False
+        policy.on_insert(entry, 0.0, "miss")
+    assert policy.evict(0.0) in entries
 
 
 def test_a_roll_out_halves_the_counts_of_lfu():
