@@ -82,6 +82,10 @@ class Recommendation:
     """The version that computed the answer; None when a fallback made it."""
     source: str
     """Where the answer came from: ``model``, a cache level such as ``l1``, or ``fallback``."""
+    stale_for: float = 0.0
+    """Seconds since the answer, out of the cache, became stale; 0: it is fresh."""
+    degraded: bool = False
+    """Whether a stale answer or a fallback stands in for the model, which could not answer."""
 
     @property
     def cached(self) -> bool:

@@ -224,5 +224,6 @@ UNFOLD = {
 
 RECSERVE: dict[str, object] = {
     "SERVING": {"MODEL_STORE": str(VAR / "models")},
+    "CACHE": {"L2": {"BACKEND": "embedded", "PATH": str(VAR / "cache")}},
 }
 """recserve's own settings; every key has a default (docs/settings.md)."""

@@ -27,9 +27,12 @@ class ServingConfig(AppConfig):
     def ready(self) -> None:
         """Register the checks and the groups. Nothing with threads is built here."""
         # These need the app registry, which is complete only now.
+        from cache_app.wiring import set_value_type  # noqa: PLC0415
         from serving_app.checks import check_settings  # noqa: PLC0415
+        from serving_app.core.ranking import Ranking  # noqa: PLC0415
         from serving_app.models import ServedModel  # noqa: PLC0415
 
+        set_value_type(Ranking)
         checks.register(check_settings)
         for changed in (post_save, post_delete):
             changed.connect(wake_reconciler, sender=ServedModel)

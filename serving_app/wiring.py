@@ -91,7 +91,7 @@ def _build() -> Serving:
         get_levels(),
         fallback=registry.fallback,
         namespace=cache.namespace,
-        ttl=cache.ttl,
+        freshness=cache.freshness,
         depth=serving.depth,
     )
     reconciler = Reconciler(

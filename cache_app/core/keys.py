@@ -1,9 +1,10 @@
 """What makes two requests equal: the one place that builds and reads cache keys.
 
-A key reads ``namespace:model:version:segment:user:context:features``, such as
-``recserve:movies:3:all:i42:-:-``. Its parts are percent-escaped, so no part can hold a colon. The
-user is ``i`` and an int or ``s`` and a string; context and features are digests, or ``-`` for
-none. How many items are wanted is not in the key: one entry serves every ``k`` up to its depth.
+A key reads ``namespace:model:version-fingerprint:segment:user:context:features``, such as
+``recserve:movies:3-9f86d081:all:i42:-:-``. Its parts are percent-escaped, so no part can hold a
+colon. The user is ``i`` and an int or ``s`` and a string; context and features are digests, or
+``-`` for none. How many items are wanted is not in the key: one entry serves every ``k`` up to its
+depth.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def recommendation_key(
     namespace: str,
     model_name: str,
     version: int,
+    fingerprint: str,
     segment: str,
     user_id: UserId,
     context: Mapping[str, Any],
@@ -46,6 +48,8 @@ def recommendation_key(
         namespace: Keeps deployments apart that share a level.
         model_name: The model asked.
         version: The version that answers.
+        fingerprint: Digest of what the version is. Levels outlive a database, in which a number
+            may then mean another version.
         segment: The user's segment.
         user_id: The user; ``1`` and ``"1"`` are two users.
         context: The circumstances: JSON values, in any order of names.
@@ -56,7 +60,7 @@ def recommendation_key(
     """
     if isinstance(features_digest, bytes):
         features_digest = features_digest.hex()
-    prefix = _prefix(namespace, model_name, version, segment)
+    prefix = _prefix(namespace, model_name, f"{version}-{fingerprint}", segment)
     features = quote(features_digest, safe="") or _NONE
     return f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}"
 
@@ -83,24 +87,28 @@ def matcher(
         wanted.append((0, frozenset({quote(namespace, safe="")})))
     if model_name is not None:
         wanted.append((_MODEL, frozenset({quote(model_name, safe="")})))
-    if version is not None:
-        wanted.append((_VERSION, frozenset({str(version)})))
     if user_id is not None:
         users = {_user(user_id)}
         if isinstance(user_id, str) and _INT.fullmatch(user_id):
             users.add(f"i{user_id}")
         wanted.append((_USER, frozenset(users)))
 
+    number = "" if version is None else f"{version}-"
+
     def matches(key: str) -> bool:
         parts = key.split(":")
-        return len(parts) == _PARTS and all(parts[place] in texts for place, texts in wanted)
+        return (
+            len(parts) == _PARTS
+            and all(parts[place] in texts for place, texts in wanted)
+            and parts[_VERSION].startswith(number)
+        )
 
     return matches
 
 
 @functools.lru_cache(maxsize=1024)
-def _prefix(namespace: str, model_name: str, version: int, segment: str) -> str:
-    texts = (quote(text, safe="") for text in (namespace, model_name, str(version), segment))
+def _prefix(namespace: str, model_name: str, version: str, segment: str) -> str:
+    texts = (quote(text, safe="") for text in (namespace, model_name, version, segment))
     return ":".join(texts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ class Stored:
     """Wall-clock instant at which the value was computed."""
     expires: float
     """Wall-clock instant from which the value is no longer served."""
+    fresh_until: float = math.inf
+    """Wall-clock instant from which the value is stale: served only until there is a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ class Found(NamedTuple):
     """The name of the level that answered."""
     created: float
     expires: float
+    stale_for: float = 0.0
+    """Seconds since the value became stale; 0: it is fresh."""
 
 
 class Levels:
@@ -115,10 +120,12 @@ class Levels:
         self._promotions: Counter[str] = Counter()
 
     def find(self, key: str) -> Found | None:
-        """Return the value from the first level that has it, or None.
+        """Return the value from the first level that has a fresh one, or None.
 
-        The levels above get it too, with its remaining lifetime.
+        The levels above get it too, with its remaining lifetime. If all that the levels have is
+        stale, it is returned as such, from the level that has the youngest.
         """
+        stale: Found | None = None
         for depth, level in enumerate(self._levels):
             try:
                 stored = level.get(key)
@@ -127,12 +134,17 @@ class Levels:
                 continue
             if stored is None:
                 continue
+            now = self._clock()
+            if stored.fresh_until <= now:
+                if stored.expires > now and (stale is None or stored.created > stale.created):
+                    stale = _found(stored, level, now - stored.fresh_until)
+                continue
             if depth:
-                if stored.expires <= self._clock():
+                if stored.expires <= now:
                     continue  # another host's clock is behind
                 self._promote(key, stored, self._levels[:depth])
-            return Found(stored.value, level.name, stored.created, stored.expires)
-        return None
+            return _found(stored, level)
+        return stale
 
     def _promote(self, key: str, stored: Stored, above: Sequence[Level]) -> None:
         for level in above:
@@ -143,17 +155,26 @@ class Levels:
             else:
                 self._count(self._promotions, level)
 
-    def store(self, key: str, value: Any, *, ttl: float, origin: InsertOrigin = "miss") -> None:
+    def store(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float,
+        stale: float = 0.0,
+        origin: InsertOrigin = "miss",
+    ) -> None:
         """Store a value in every level.
 
         Args:
             key: Its key.
             value: The value; not None.
-            ttl: Seconds that it is served from now on.
+            ttl: Seconds that it is fresh from now on.
+            stale: Seconds that it is kept after that.
             origin: Why it is stored.
         """
         now = self._clock()
-        stored = Stored(value, now, now + ttl)
+        stored = Stored(value, now, now + ttl + stale, now + ttl)
         for level in self._upwards:
             try:
                 level.put(key, stored, origin)
@@ -203,3 +224,7 @@ class Levels:
     def _count(self, counter: Counter[str], level: Level) -> None:
         with self._lock:
             counter[level.name] += 1
+
+
+def _found(stored: Stored, level: Level, stale_for: float = 0.0) -> Found:
+    return Found(stored.value, level.name, stored.created, stored.expires, stale_for)

@@ -106,6 +106,8 @@ class ServingStatsView(APIView):
             name: {
                 "requests": stats.requests,
                 "by_source": stats.by_source,
+                "stale": stats.stale,
+                "degraded": stats.degraded,
                 "errors": stats.errors,
                 "latency_ms": _milliseconds(stats.seconds),
                 "live": None,

@@ -45,7 +45,11 @@ class RecommendationSerializer(serializers.Serializer[Any]):
     latency_ms = serializers.FloatField()
     cached = serializers.BooleanField()
     source = serializers.CharField(  # type: ignore[assignment]  # a field, not the base's
-        help_text="model, l1 or fallback."
+        help_text="model, a cache level, or fallback."
+    )
+    stale = serializers.BooleanField(help_text="Out of the cache, and due to be computed anew.")
+    degraded = serializers.BooleanField(
+        help_text="A stale answer or a fallback stands in for the model, which could not answer."
     )
 
 

@@ -69,6 +69,8 @@ def answer(recommendation: Recommendation, *, latency: float) -> dict[str, Any]:
         "latency_ms": round(latency * 1000, 3),
         "cached": recommendation.cached,
         "source": recommendation.source,
+        "stale": recommendation.stale_for > 0,
+        "degraded": recommendation.degraded,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -81,6 +82,10 @@ class LiveVersion:
         source: FeatureSource | None,
     ) -> None:
         self.record = record
+        self.fingerprint = hashlib.blake2b(
+            (record.sha256 + record.catalogue_sha256).encode(), digest_size=4
+        ).hexdigest()
+        """Digest of what its answers depend on; part of their cache keys."""
         self.catalogue = catalogue
         self.layout = FeatureLayout(record.feature_names)
         self._source = source

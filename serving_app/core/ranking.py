@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import struct
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +76,38 @@ class Ranking:
     """Their scores."""
     complete: bool
     """Whether the ranking holds the whole catalogue, so that nothing lies deeper."""
+
+    wire_type: ClassVar[Any] = tuple[tuple[str, ...], bytes, bool]
+
+    def to_wire(self) -> tuple[tuple[str, ...], bytes, bool]:
+        """Return the form in which the cache writes it, with packed scores.
+
+        Models score in float32, which 4 bytes hold exactly; scores of a model that does not
+        (float64, or plain numbers) take 8. JSON would take about 18 for the same float32.
+        """
+        layout = f"<{len(self.scores)}f"
+        try:
+            packed = struct.pack(layout, *self.scores)
+        except OverflowError:  # beyond float32
+            packed = b""
+        if not packed or struct.unpack(layout, packed) != self.scores:
+            packed = struct.pack(f"<{len(self.scores)}d", *self.scores)
+        return self.items, packed, self.complete
+
+    @classmethod
+    def from_wire(cls, wire: tuple[tuple[str, ...], bytes, bool]) -> Self:
+        """Return the ranking of a form.
+
+        Raises:
+            ValueError: It has not one score for each item.
+        """
+        items, packed, complete = wire
+        n = len(items)
+        if len(packed) == 4 * n:
+            return cls(items, struct.unpack(f"<{n}f", packed), complete)
+        if len(packed) == 8 * n:
+            return cls(items, struct.unpack(f"<{n}d", packed), complete)
+        raise ValueError(f"{len(packed)} bytes of scores do not fit {n} items.")
 
     def cut(
         self, k: int, exclude: Collection[str]

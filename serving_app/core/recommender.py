@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 
+from cache_app.core.freshness import Freshness
 from cache_app.core.keys import digest_features, recommendation_key
-from cache_app.core.levels import Levels
+from cache_app.core.levels import Found, Levels
 from cache_app.core.single_flight import SingleFlight
 from plugins import (
     BadRequest,
@@ -37,6 +39,10 @@ class RecommenderStats:
     requests: int
     by_source: dict[str, int]
     """Answers by source: ``model``, ``l1``, ``fallback``, …"""
+    stale: int
+    """Answers, of those, that were stale."""
+    degraded: int
+    """Answers, of those, that stood in for a model that could not answer."""
     errors: dict[str, int]
     """Refused or failed requests by error."""
     seconds: LatencySummary
@@ -49,53 +55,62 @@ class _Counts:
     def __init__(self) -> None:
         self.by_source: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.stale = self.degraded = 0
         self.seconds = LatencyHistogram()
 
 
+@dataclass(frozen=True, slots=True)
 class Pending:
-    """An answer on its way. `result` waits for it."""
+    """An answer that is there, on its way, or both: a stale one, and the new one."""
 
-    __slots__ = ("_deadline", "_future", "_record", "_request", "_source")
-
-    def __init__(
-        self,
-        request: RecommendationRequest,
-        record: VersionRecord,
-        future: Future[Ranking],
-        *,
-        source: str,
-        deadline: float,
-    ) -> None:
-        self._request = request
-        self._record = record
-        self._future = future
-        self._source = source
-        self._deadline = deadline
+    request: RecommendationRequest
+    record: VersionRecord
+    deadline: float
+    found: Found | None
+    """What the cache had."""
+    flight: Future[Ranking] | None
+    """The computation under way."""
+    error: Unavailable | None = None
+    """Why no computation could be started."""
+    revalidates: bool = False
+    """Whether ``found``, though stale, answers while the flight goes on."""
 
     def result(self, now: float) -> Recommendation:
-        """Wait for the ranking, at most until the deadline, and return its best items.
+        """Return the answer; wait for it, if need be, at most until the deadline.
 
         Raises:
-            DeadlineExceeded: The deadline came first.
-            RecserveError: What the computation raised.
+            DeadlineExceeded: The deadline came first, and nothing stale stands in.
+            RecserveError: What the computation raised, if nothing stale stands in.
         """
+        if self.found is not None and (self.flight is None or self.revalidates):
+            return self._answer(self.found.value, found=self.found, degraded=bool(self.error))
+        assert self.flight is not None, "what is not found is computed"
         try:
-            ranking = self._future.result(max(0.0, self._deadline - now))
-        except FutureTimeoutError as error:
+            return self._answer(self.flight.result(max(0.0, self.deadline - now)))
+        except (Unavailable, FutureTimeoutError) as error:
+            if self.found is not None:
+                return self._answer(self.found.value, found=self.found, degraded=True)
+            if isinstance(error, Unavailable):
+                raise
             raise DeadlineExceeded(
-                f"{self._record.label} did not answer within its deadline."
+                f"{self.record.label} did not answer within its deadline."
             ) from error
-        request = self._request
-        cut = ranking.cut(request.k, request.exclude)
-        assert cut is not None, "submit asks for a depth that the request cannot exhaust"
+
+    def _answer(
+        self, ranking: Ranking, *, found: Found | None = None, degraded: bool = False
+    ) -> Recommendation:
+        cut = ranking.cut(self.request.k, self.request.exclude)
+        assert cut is not None, "only a ranking that is deep enough is found or asked for"
         items, scores = cut
         return Recommendation(
-            user_id=request.user_id,
+            user_id=self.request.user_id,
             items=items,
             scores=scores,
-            model_name=self._record.model_name,
-            model_version=self._record.version,
-            source=self._source,
+            model_name=self.record.model_name,
+            model_version=self.record.version,
+            source="model" if found is None else found.level,
+            stale_for=0.0 if found is None else found.stale_for,
+            degraded=degraded,
         )
 
 
@@ -107,10 +122,11 @@ class Recommender:
         levels: The cache.
         fallback: Answers when a model cannot, or returns None.
         namespace: First part of every cache key.
-        ttl: Seconds that a computed ranking is served.
+        freshness: How long a computed ranking is fresh, and how long a stale one may answer.
         depth: How deep a ranking is computed and cached at least; one entry serves every ``k``
             (with its exclusions) up to it.
         clock: Monotonic seconds.
+        rng: Draws jitter and early refreshes.
     """
 
     def __init__(
@@ -120,15 +136,17 @@ class Recommender:
         *,
         fallback: Callable[[RecommendationRequest, Unavailable], Recommendation | None],
         namespace: str,
-        ttl: float,
+        freshness: Freshness,
         depth: int,
         clock: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
     ) -> None:
         self._live = live
         self._levels = levels
         self._fallback = fallback
         self._namespace = namespace
-        self._ttl = ttl
+        self._freshness = freshness
+        self._rng = rng or Random()  # noqa: S311  (it spreads expiries, and guards no secret)
         self._depth = depth
         self._clock = clock
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
@@ -179,6 +197,7 @@ class Recommender:
                 namespace=self._namespace,
                 model_name=record.model_name,
                 version=record.version,
+                fingerprint=version.fingerprint,
                 segment=SEGMENT,
                 user_id=request.user_id,
                 context=request.context,
@@ -186,29 +205,44 @@ class Recommender:
             )
             deadline = now + (record.timeout if request.timeout is None else request.timeout)
             found = self._levels.find(key)
-            if found is not None and found.value.cut(request.k, request.exclude) is not None:
-                hit: Future[Ranking] = Future()
-                hit.set_result(found.value)
-                return Pending(request, record, hit, source=found.level, deadline=deadline)
+            if found is not None and found.value.cut(request.k, request.exclude) is None:
+                found = None  # too shallow
+            if found is not None and not found.stale_for:
+                return Pending(request, record, deadline, found, None)
+            if found is not None and found.stale_for >= self._freshness.longest_stale:
+                found = None
             depth = self._depth_for(request)
             flight, leads = self._flights.join((key, depth))
             if leads:
+                started = self._clock()
                 try:
                     if row is None:
                         row = version.features_of(request.user_id, request.context)
                     computation = version.submit(row, depth)
-                except BaseException as error:
-                    self._flights.fail((key, depth), error)
-                    raise
-                computation.add_done_callback(lambda done: self._landed(done, key, depth, release))
+                except BaseException as failure:
+                    self._flights.fail((key, depth), failure)
+                    if found is None or not isinstance(failure, Unavailable):
+                        raise
+                    return Pending(request, record, deadline, found, None, failure)
+                computation.add_done_callback(
+                    lambda done: self._landed(done, key, depth, started, release)
+                )
                 lease = None  # the computation has it now, and gives it back
-            return Pending(request, record, flight, source="model", deadline=deadline)
+            revalidates = (
+                found is not None and found.stale_for < self._freshness.stale_while_revalidate
+            )
+            return Pending(request, record, deadline, found, flight, revalidates=revalidates)
         finally:
             if lease is not None:
                 lease.release()
 
     def _landed(
-        self, done: Future[Ranking], key: str, depth: int, release: Callable[[], None]
+        self,
+        done: Future[Ranking],
+        key: str,
+        depth: int,
+        started: float,
+        release: Callable[[], None],
     ) -> None:
         """Store a computed ranking, and hand it to all who wait. Runs on a batcher thread."""
         try:
@@ -217,8 +251,9 @@ class Recommender:
                 self._flights.fail((key, depth), error)
                 return
             ranking = done.result()
+            lifetime = self._freshness.lifetime(self._clock() - started, self._rng)
             try:
-                self._levels.store(key, ranking, ttl=self._ttl)
+                self._levels.store(key, ranking, ttl=lifetime.ttl, stale=lifetime.stale)
             finally:
                 self._flights.resolve((key, depth), ranking)
         finally:
@@ -244,7 +279,8 @@ class Recommender:
             except RecserveError as error:
                 result = error
         if isinstance(result, Unavailable):
-            result = self._fallback(request, result) or result
+            stand_in = self._fallback(request, result)
+            result = result if stand_in is None else replace(stand_in, degraded=True)
         self._count(request.model_name, result, self._clock() - started)
         return result
 
@@ -259,6 +295,8 @@ class Recommender:
                 counts.errors[type(result).__name__] += 1
             else:
                 counts.by_source[result.source] += 1
+                counts.stale += result.stale_for > 0
+                counts.degraded += result.degraded
         counts.seconds.record(seconds)
 
     def stats(self) -> dict[str, RecommenderStats]:
@@ -268,6 +306,8 @@ class Recommender:
                 name: RecommenderStats(
                     requests=counts.by_source.total() + counts.errors.total(),
                     by_source=dict(counts.by_source),
+                    stale=counts.stale,
+                    degraded=counts.degraded,
                     errors=dict(counts.errors),
                     seconds=counts.seconds.summary(),
                 )

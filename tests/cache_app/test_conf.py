@@ -5,14 +5,17 @@ from django.core.exceptions import ImproperlyConfigured
 
 from cache_app import wiring
 from cache_app.checks import check_settings
-from cache_app.conf import CacheSettings, cache_settings
+from cache_app.conf import CacheSettings, EmbeddedSettings, cache_settings
+from cache_app.core.freshness import Freshness
+from cache_app.embedded_level import EmbeddedLevel
+from serving_app.core.ranking import Ranking
 
 pytestmark = pytest.mark.contract("C3")
 
 
 def test_everything_has_a_default(settings):
     settings.RECSERVE = {}
-    assert cache_settings() == CacheSettings("recserve", 300.0, 100_000, "sieve", {})
+    assert cache_settings() == CacheSettings()
     del settings.RECSERVE
     assert cache_settings() == CacheSettings()
 
@@ -22,27 +25,58 @@ def test_everything_can_be_set(settings):
         "CACHE": {
             "NAMESPACE": "shop",
             "TTL": 60,
+            "JITTER": 0,
+            "EARLY": 2.5,
+            "STALE_WHILE_REVALIDATE": 5,
+            "STALE_IF_ERROR": 90,
             "L1": {"CAPACITY": 5, "POLICY": "lru", "OPTIONS": {"a": 1}},
         }
     }
-    assert cache_settings() == CacheSettings("shop", 60.0, 5, "lru", {"a": 1})
+    found = cache_settings()
+    assert found == CacheSettings(
+        namespace="shop",
+        ttl=60.0,
+        jitter=0.0,
+        early=2.5,
+        stale_while_revalidate=5.0,
+        stale_if_error=90.0,
+        l1_capacity=5,
+        l1_policy="lru",
+        l1_options={"a": 1},
+    )
+    assert found.freshness == Freshness(60.0, 0.0, 2.5, 5.0, 90.0)
 
 
 @pytest.mark.parametrize(
     ("cache", "message"),
     [
-        ({"TTl": 1}, r"has no key 'TTl'\. Did you mean 'TTL'\? Its keys: NAMESPACE, TTL, L1\."),
+        ({"TTl": 1}, r"has no key 'TTl'\. Did you mean 'TTL'\? Its keys: NAMESPACE, TTL, JITTER"),
         ({"L1": {"CAPACTY": 1}}, r"\[\"L1\"\] has no key 'CAPACTY'\. Did you mean 'CAPACITY'\?"),
         ({"L1": 5}, r"\[\"L1\"\] must be a dict"),
         ([], "must be a dict"),
         ({"NAMESPACE": ""}, r"\[\"NAMESPACE\"\] must be a text"),
         ({"TTL": 0}, r"\[\"TTL\"\] must be a positive number"),
         ({"TTL": float("nan")}, r"\[\"TTL\"\] must be a positive number"),
+        ({"JITTER": 1.5}, r"\['JITTER'\] must be 0 or more, at most 1"),
+        ({"EARLY": -1}, r"\['EARLY'\] must be 0 or more"),
+        ({"STALE_IF_ERROR": float("inf")}, r"must be 0 or more, not inf"),
+        ({"STALE_WHILE_REVALIDATE": "5"}, r"must be 0 or more, not '5'"),
         ({"TTL": True}, r"\[\"TTL\"\] must be a positive number"),
         ({"L1": {"CAPACITY": 1.5}}, r"\[\"CAPACITY\"\] must be a positive whole number"),
         ({"L1": {"CAPACITY": 0}}, r"\[\"CAPACITY\"\] must be a positive whole number"),
         ({"L1": {"POLICY": None}}, r"\[\"POLICY\"\] must be a text"),
         ({"L1": {"OPTIONS": [1]}}, r"\[\"OPTIONS\"\] must be a dict"),
+        ({"L2": {"BACKND": None}}, r"Did you mean 'BACKEND'\?"),
+        ({"L2": {"BACKEND": "redis"}}, r"\[\"BACKEND\"\] must be \"embedded\" or None"),
+        ({"L2": {"BACKEND": "embedded"}}, r"\[\"PATH\"\] must be a folder's path, not None"),
+        (
+            {"L2": {"BACKEND": "embedded", "PATH": "x", "MAX_BYTES": 1_000_000}},
+            r"\[\"MAX_BYTES\"\] must be 16777216 \(16 MiB\) at least, not 1000000",
+        ),
+        (
+            {"L2": {"BACKEND": "embedded", "PATH": "x", "COMPRESS_ABOVE": 0}},
+            r"\[\"COMPRESS_ABOVE\"\] must be a positive whole number",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(settings, cache, message):
@@ -76,3 +110,51 @@ def test_settings_become_one_cache(settings):
         assert levels.stats()["l1"].capacity == 2
     finally:
         wiring.reset()
+
+
+@pytest.mark.contract("C1")
+def test_the_embedded_level_is_configured(settings, tmp_path):
+    l2 = {"BACKEND": "embedded", "PATH": str(tmp_path)}
+    settings.RECSERVE = {"CACHE": {"L2": l2}}
+    assert cache_settings().l2 == EmbeddedSettings(tmp_path, 268_435_456, 512)
+    settings.RECSERVE = {"CACHE": {"L2": {**l2, "MAX_BYTES": 2**25, "COMPRESS_ABOVE": 1}}}
+    assert cache_settings().l2 == EmbeddedSettings(tmp_path, 2**25, 1)
+    settings.RECSERVE = {"CACHE": {"L2": {**l2, "BACKEND": None}}}
+    assert cache_settings().l2 is None
+
+
+@pytest.mark.contract("C1")
+def test_the_levels_are_built_in_order(settings, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    settings.RECSERVE = {"CACHE": {"L2": {"BACKEND": "embedded", "PATH": str(folder)}}}
+    wiring.reset()
+    try:
+        levels = wiring.get_levels()
+        assert list(levels.stats()) == ["l1", "l2"]
+        assert isinstance(levels._levels[1], EmbeddedLevel)
+        levels.store("a", Ranking(("x",), (1.0,), True), ttl=60)
+        wiring.reset()
+        assert wiring.get_levels().find("a").level == "l2"
+        wiring.reset()
+        monkeypatch.setattr(wiring, "_value_type", None)
+        with pytest.raises(RuntimeError, match="set_value_type"):
+            wiring.get_levels()
+    finally:
+        wiring.reset()
+
+
+def test_nothing_is_opened_before_the_first_use(settings, tmp_path):
+    folder = tmp_path / "cache"
+    settings.RECSERVE = {"CACHE": {"L2": {"BACKEND": "embedded", "PATH": str(folder)}}}
+    wiring.reset()
+    try:
+        wiring.get_levels()
+        assert not folder.exists()  # a server may fork yet
+    finally:
+        wiring.reset()
+
+
+def test_an_installation_has_the_embedded_level():
+    from recserve_project.settings import RECSERVE, VAR
+
+    assert RECSERVE["CACHE"]["L2"] == {"BACKEND": "embedded", "PATH": str(VAR / "cache")}

@@ -39,6 +39,7 @@ def key(**changes):
         "namespace": "recserve",
         "model_name": "movies",
         "version": 3,
+        "fingerprint": "9f86d081",
         "segment": "all",
         "user_id": 42,
         "context": {},
@@ -47,8 +48,11 @@ def key(**changes):
 
 
 def test_a_key_can_be_read():
-    assert key() == "recserve:movies:3:all:i42:-:-"
-    assert key(user_id="ann:1", features_digest="abc") == "recserve:movies:3:all:sann%3A1:-:abc"
+    assert key() == "recserve:movies:3-9f86d081:all:i42:-:-"
+    assert (
+        key(user_id="ann:1", features_digest="abc")
+        == "recserve:movies:3-9f86d081:all:sann%3A1:-:abc"
+    )
     assert key(features_digest=b"\x01") == key(features_digest="01")
 
 
@@ -57,13 +61,13 @@ def canonical(value):
     return json.dumps(value, sort_keys=True)
 
 
-@given(st.tuples(TEXTS, TEXTS, st.integers(0, 9), TEXTS, USERS, CONTEXTS), st.data())
+@given(st.tuples(TEXTS, TEXTS, st.integers(0, 9), TEXTS, TEXTS, USERS, CONTEXTS), st.data())
 def test_keys_are_equal_only_for_equal_requests(parts, data):
     other = list(parts)
-    place = data.draw(st.integers(0, 5))
-    strategies = (TEXTS, TEXTS, st.integers(0, 9), TEXTS, USERS, CONTEXTS)
+    place = data.draw(st.integers(0, 6))
+    strategies = (TEXTS, TEXTS, st.integers(0, 9), TEXTS, TEXTS, USERS, CONTEXTS)
     other[place] = data.draw(strategies[place])
-    names = ("namespace", "model_name", "version", "segment", "user_id", "context")
+    names = ("namespace", "model_name", "version", "fingerprint", "segment", "user_id", "context")
     one = recommendation_key(**dict(zip(names, parts, strict=True)))
     two = recommendation_key(**dict(zip(names, other, strict=True)))
     assert (one == two) == (canonical(parts) == canonical(other))
@@ -156,7 +160,8 @@ def test_features_are_digested_as_float32_whatever_their_form():
 PROGRAM = """
 import numpy as np
 from cache_app.core.keys import digest_features, recommendation_key
-print(recommendation_key(namespace="n", model_name="m", version=1, segment="s", user_id="ü:1",
+print(recommendation_key(namespace="n", model_name="m", version=1,
+    fingerprint="f", segment="s", user_id="ü:1",
     context={"b": [1, {"y": None, "x": 2.5}], "a": "é"},
     features_digest=digest_features(np.arange(3, dtype=np.float32))))
 """
@@ -177,7 +182,7 @@ def test_every_process_makes_the_same_key():
     }
     # Pinned, as machines share keys: they change only on purpose.
     assert keys == {
-        "n:m:1:s:s%C3%BC%3A1:eb0f08fc7f260ed83fbde57067423538:b8721583b3d18772e767cabb92985071"
+        "n:m:1-f:s:s%C3%BC%3A1:eb0f08fc7f260ed83fbde57067423538:b8721583b3d18772e767cabb92985071"
     }
 
 
@@ -188,6 +193,7 @@ class TestMatcher:
         assert matcher(model_name="a:b")(key(model_name="a:b"))
         assert matcher(version=3, user_id=42, namespace="recserve")(key())
         assert not matcher(version=4, user_id=42)(key())
+        assert not matcher(version=3)(key(version=33))
         assert matcher()(key())
         assert not matcher()("no key of ours")
 

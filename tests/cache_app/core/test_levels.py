@@ -26,7 +26,7 @@ def test_what_is_stored_is_found_in_the_first_level(clock, l1):
     assert levels.find("a") is None
     levels.store("a", "value", ttl=60)
     found = levels.find("a")
-    assert found == ("value", "l1", clock.now, clock.now + 60)
+    assert found == ("value", "l1", clock.now, clock.now + 60, 0.0)
     assert (found.value, found.level) == ("value", "l1")
     assert l2.table["a"] is l1.get("a"), "one record, in every level"
     assert l2.origins["a"] == "miss"
@@ -39,7 +39,7 @@ def test_a_promotion_keeps_the_remaining_lifetime(clock, l1):
     l1.clear()
     middle.clear()
     clock.advance(45)
-    assert levels.find("a") == ("value", "l3", clock.now - 45, clock.now + 15)
+    assert levels.find("a") == ("value", "l3", clock.now - 45, clock.now + 15, 0.0)
     assert middle.origins["a"] == "promotion"
     assert levels.find("a").level == "l1"
     clock.advance(15)
@@ -108,3 +108,27 @@ def test_no_level_at_all_is_a_cache_that_never_hits(clock):
 def test_two_levels_of_one_name_are_refused():
     with pytest.raises(ValueError, match="same name"):
         Levels([FakeLevel("l2"), FakeLevel("l2")])
+
+
+@pytest.mark.contract("C11")
+def test_a_stale_value_is_found_as_such_until_it_expires(clock, l1):
+    levels = Levels([l1], clock=clock)
+    levels.store("a", "value", ttl=60, stale=30)
+    clock.advance(75)
+    found = levels.find("a")
+    assert (found.value, found.level, found.stale_for) == ("value", "l1", 15)
+    clock.advance(15)
+    assert levels.find("a") is None
+
+
+@pytest.mark.contract("C11")
+def test_a_fresh_value_below_beats_a_stale_one_above_and_takes_its_place(clock, l1):
+    l2 = FakeLevel()
+    levels = Levels([l1, l2], clock=clock)
+    levels.store("a", "old", ttl=60, stale=60)
+    clock.advance(70)
+    l2.put("a", Stored("new", clock.now, clock.now + 90, clock.now + 60), "miss")
+    assert levels.find("a")[:2] == ("new", "l2")
+    assert levels.find("a")[:2] == ("new", "l1")
+    clock.advance(70)
+    assert levels.find("a").stale_for == 10

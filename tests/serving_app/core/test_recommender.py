@@ -1,11 +1,13 @@
 """The main path, with a real cache and fake models."""
 
+import dataclasses
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from cache_app.core.freshness import Freshness
 from cache_app.core.levels import Levels
 from cache_app.core.memory import MemoryLevel
 from plugins import (
@@ -14,6 +16,7 @@ from plugins import (
     InvalidInput,
     ModelNotFound,
     ModelNotReady,
+    QueueFull,
     Recommendation,
     RecommendationRequest,
 )
@@ -35,11 +38,13 @@ class FakeVersion:
         self.record = VersionRecord(
             "default", number, "m.npz", "0" * 64, "fake", "c.csv", "0" * 64, ("a", "b")
         )
+        self.fingerprint = "f00d"
         self.layout = FeatureLayout(("a", "b"))
         self.catalogue = Catalogue(ITEMS, ITEMS)
         self.submitted = []
         self.held = held
         self.error = None
+        self.refuses = None
 
     def features_of(self, user_id, context):
         if user_id == "stranger":
@@ -47,6 +52,8 @@ class FakeVersion:
         return np.zeros(2, np.float32)
 
     def submit(self, row, depth):
+        if self.refuses:
+            raise self.refuses
         future = Future()
         self.submitted.append((row.tolist(), depth, future))
         if not self.held:
@@ -90,7 +97,7 @@ def make(live, clock):
         given = {
             "fallback": lambda request, error: None,
             "namespace": "t",
-            "ttl": 60.0,
+            "freshness": Freshness(60.0, jitter=0, early=0, stale_while_revalidate=0),
             "depth": 10,
         }
         return Recommender(live, levels, **{**given, **changes})
@@ -112,6 +119,54 @@ def test_a_miss_is_computed_and_a_hit_is_not(make, version, clock):
     clock.advance(61)
     assert recommender.recommend(request()).cached is False
     assert len(version.submitted) == 2
+
+
+@pytest.mark.contract("C11")
+def test_a_stale_answer_is_given_at_once_while_one_computation_renews_it(make, version, clock):
+    recommender = make(freshness=Freshness(60.0, jitter=0, early=0, stale_while_revalidate=30))
+    first = recommender.recommend(request())
+    version.held = True
+    clock.advance(65)
+    for _ in range(3):
+        stale = recommender.recommend(request())
+        assert (stale.items, stale.source, stale.degraded) == (first.items, "l1", False)
+        assert stale.stale_for == pytest.approx(5)
+    assert len(version.submitted) == 2
+    version.answer(version.submitted[1][2], 10)
+    fresh = recommender.recommend(request())
+    assert (fresh.source, fresh.stale_for) == ("l1", 0)
+    assert recommender.stats()["default"].stale == 3
+
+
+@pytest.mark.contract("C12")
+def test_a_stale_answer_stands_in_for_a_model_that_fails_but_not_for_ever(make, version, clock):
+    freshness = Freshness(60.0, jitter=0, early=0, stale_while_revalidate=0, stale_if_error=600)
+    recommender = make(freshness=freshness)
+    first = recommender.recommend(request())
+    version.error = InferenceError("broken")
+    clock.advance(100)
+    stale = recommender.recommend(request())
+    assert (stale.items, stale.source, stale.degraded) == (first.items, "l1", True)
+    version.held, version.error = True, None
+    late = recommender.recommend(request(timeout=0.01))
+    assert (late.source, late.degraded) == ("l1", True)
+    version.error = InferenceError("broken")
+    version.answer(version.submitted[-1][2], 10)
+    version.held = False
+    version.refuses = QueueFull("full", retry_after=1.0)
+    assert recommender.recommend(request()).degraded is True
+    assert recommender.stats()["default"].degraded == 3
+    clock.advance(600)
+    with pytest.raises(QueueFull):
+        recommender.recommend(request())
+
+
+def test_a_stale_answer_hides_no_bad_request(make, version, clock):
+    recommender = make()
+    recommender.recommend(request())
+    clock.advance(100)
+    with pytest.raises(InvalidInput):
+        recommender.recommend(request(features=[1]))
 
 
 @pytest.mark.contract("C4")
@@ -187,8 +242,9 @@ def test_a_fallback_answers_what_is_our_fault_and_never_the_callers(make, versio
 
     recommender = make(fallback=fallback)
     version.error = InferenceError("broken")
-    assert recommender.recommend(request()) is popular
-    assert recommender.recommend(request(model_name="sleeping")) is popular
+    expected = dataclasses.replace(popular, degraded=True)
+    assert recommender.recommend(request()) == expected
+    assert recommender.recommend(request(model_name="sleeping")) == expected
     assert seen == [InferenceError, ModelNotReady]
     for bad in ({"features": [1]}, {"user_id": "stranger"}):
         with pytest.raises(InvalidInput):

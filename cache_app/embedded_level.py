@@ -1,0 +1,486 @@
+"""L2 without a server: one LMDB file that the worker processes of a host share.
+
+What one worker computed, all find, a restarted one too. A look-up is one read transaction and takes
+no lock; a store is one write transaction. Two tables are kept in step: *values* by key, and *order*
+by expiry and key. The first of the order are the expired, then those that will expire soonest, so
+one bounded walk from its start serves both the sweep and the eviction: entries leave in the order
+of their expiry, which under one TTL is first in, first out. (A hit would have to write to be
+remembered; L1, above, has the policy.)
+
+**Durability.** Nothing waits for the disk (``MDB_NOSYNC``), and pages reach the file by ``write``,
+never through the map (no ``MDB_WRITEMAP``), where a stray pointer in any library of the process
+could damage them. So the file is consistent however a process ends, for the kernel has all that was
+committed. After a power loss it need not be: LMDB promises that only where the file system keeps
+the order of writes. The file is therefore used only under the boot of the system that made it, and
+a new one is begun after the next. It is a cache.
+
+**Damage.** The file has its full, sparse, length from the start: a shorter one was truncated, and
+would kill whoever touches the missing part of its map (SIGBUS). Such a file, and one that LMDB
+refuses, is moved aside. Each envelope is bound to its key by a checksum.
+
+**Waiting.** LMDB's own lock waits for ever, if need be for a writer that was stopped (SIGSTOP). So
+a file lock is taken before it, with a time-out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import struct
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import lmdb
+
+from cache_app.core.codec import Codec
+from cache_app.core.levels import LevelStats, Stored
+from cache_app.embedded_file import (
+    EmbeddedFile,
+    boot,
+    envelope_of,
+    is_damage,
+    key_of,
+    place_of,
+    record_of,
+    text_of,
+)
+from plugins.contracts import InsertOrigin
+from plugins.errors import LevelUnavailable
+
+__all__ = ["LEAST_BYTES", "EmbeddedLevel"]
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+"""Of the tables; a file of another is left for a new one."""
+_SCAN = 512
+"""Entries that a removal by predicate looks at in one read transaction."""
+_REMOVE = 64
+"""Entries that one transaction removes at most: each may copy a page of either table, and all
+copies must fit into what `_FULL` leaves of the smallest file."""
+LEAST_BYTES = 16 * 1024 * 1024
+"""The smallest file in which the copies of a transaction have room."""
+_PUT_WAIT, _REMOVE_WAIT = 0.05, 2.0
+"""Seconds to wait for other writers. A value that is not stored costs a computation; one that is
+not removed is served wrongly."""
+_RETRY = 5.0
+"""Seconds after a failed opening before the next is tried: it must not cost every request."""
+
+
+class EmbeddedLevel:
+    """A level in one file of this host. Any thread, and any process, uses it, several at once.
+
+    Nothing is opened until the first use, and a forked child opens its own. Statistics are this
+    process's, but for what the file holds. One process must not open two levels at one path.
+
+    Args:
+        path: The folder of the file; made where it is missing, readable by its owner alone. It
+            must be on a disk of this host: LMDB cannot share a file between hosts.
+        codec: Writes and reads the values.
+        max_bytes: The most that the file takes on the disk; 16 MiB at least.
+        clock: Wall-clock seconds, as ``time.time``.
+        monotonic: Seconds for time-outs.
+    """
+
+    name = "l2"
+
+    def __init__(
+        self,
+        path: Path,
+        codec: Codec,
+        *,
+        max_bytes: int = 256 * 1024 * 1024,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_bytes < LEAST_BYTES:
+            raise ValueError(f"The file needs {LEAST_BYTES} bytes at least, not {max_bytes}.")
+        self.codec = codec
+        self._path = path
+        # Whole pages, of the largest size that LMDB uses.
+        self._max_bytes = max_bytes >> 16 << 16
+        self._clock = clock
+        self._monotonic = monotonic
+        self._hits = self._misses = self._insertions = self._rejected = 0
+        self._evictions = self._expirations = self._removals = 0
+        self._reported: set[str] = set()
+        self._forget()
+        os.register_at_fork(after_in_child=functools.partial(_let_go, weakref.ref(self)))
+
+    def forked(self) -> None:
+        """Let go of what belongs to the parent: transactions, reader slots, locks, held or not.
+
+        The file is not closed, which would take the parent's readers from it; py-lmdb forgets it
+        with the last reference. A thread of the parent that was looking something up while it
+        forked left one: such a child has no L2, and says so.
+        """
+        if self._gate is not None:
+            os.close(self._gate)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file: EmbeddedFile | None = None
+        self._gate: int | None = None
+        self._opening = threading.Lock()
+        self._writing = threading.Lock()
+        self._not_before = float("-inf")
+        self._suspect: int | None = None
+        """The inode of the file that failed."""
+
+    # --- Looking up ---
+
+    def get(self, key: str, /) -> Stored | None:
+        """Return what is stored, or None for a miss; never what has expired.
+
+        Raises:
+            LevelUnavailable: The file cannot be used.
+        """
+        text = text_of(key)
+        at = place_of(text)
+        file = self._file or self._open()
+        try:
+            with file.env.begin(db=file.values) as txn:
+                data = txn.get(at)
+        except lmdb.ReadersFullError:
+            data = self._get_after_clearing_readers(file, at)
+        except lmdb.Error as error:
+            self._fail(file, error)
+        if data is None:
+            self._misses += 1
+            return None
+        envelope = envelope_of(data, at, text)
+        stored = None if envelope is None else self.codec.decode(envelope, text)
+        if stored is None or stored.expires <= self._clock():  # a sweep removes the expired
+            self._misses += 1
+            if stored is None and envelope is not None:
+                with contextlib.suppress(LevelUnavailable):
+                    self._remove([at], only=data, wait=_PUT_WAIT)
+            return None
+        self._hits += 1
+        return stored
+
+    def _get_after_clearing_readers(self, file: EmbeddedFile, at: bytes) -> bytes | None:
+        """Look up once more, without the slots of readers that died."""
+        try:
+            file.env.reader_check()
+            with file.env.begin(db=file.values) as txn:
+                return txn.get(at)
+        except lmdb.Error as error:
+            self._fail(file, error)
+
+    # --- Storing ---
+
+    def put(self, key: str, stored: Stored, origin: InsertOrigin = "miss") -> None:
+        """Store, or overwrite; sweep a few expired entries, and make room.
+
+        A value that has expired already, or is too long, is refused; what it should have replaced
+        is dropped all the same.
+
+        Raises:
+            LevelUnavailable: The file cannot be used, or others write for too long.
+        """
+        text = text_of(key)
+        at = place_of(text)
+        now = self._clock()
+        record = self._record(text, stored) if stored.expires > now else None
+        if record is None:
+            self._rejected += 1
+            self._remove([at], wait=_PUT_WAIT)
+            return
+        with self._write(_PUT_WAIT) as file:
+            for last in (False, True):
+                try:
+                    with file.env.begin(write=True) as txn:
+                        expired, evicted = file.sweep(txn, now)
+                        file.store(txn, at, stored.expires, record)
+                    break
+                except lmdb.MapFullError:
+                    # The transaction is undone. A reader of old pages may keep them from use.
+                    if last or not self._make_room(file):
+                        self._rejected += 1
+                        return
+            self._insertions += 1
+            self._expirations += expired
+            self._evictions += evicted
+
+    def _record(self, text: bytes, stored: Stored) -> bytes | None:
+        """Return what is kept under a key; None if the value cannot be written."""
+        try:
+            return record_of(text, stored.expires, self.codec.encode(stored, text))
+        except (ValueError, struct.error):  # too long: the value, or the key
+            return None
+        except TypeError as error:
+            self._report("cannot be written", f"L2 cannot write a value: {error}")
+            return None
+
+    def _make_room(self, file: EmbeddedFile) -> bool:
+        """Evict when even the reserve is used; return whether it could."""
+        file.env.reader_check()
+        for evict in (file.evict, file.clear):
+            try:
+                with file.env.begin(write=True) as txn:
+                    gone = evict(txn)
+            except lmdb.MapFullError:
+                continue
+            self._evictions += gone
+            return True
+        return False
+
+    # --- Removing ---
+
+    def remove(self, key: str) -> bool:
+        """Forget a key; return whether it was there.
+
+        Raises:
+            LevelUnavailable: The file cannot be used, or others write for too long.
+        """
+        removed = self._remove([place_of(text_of(key))], wait=_REMOVE_WAIT)
+        self._removals += removed
+        return removed > 0
+
+    def _remove(self, keys: list[bytes], *, wait: float, only: bytes | None = None) -> int:
+        """Remove entries; with ``only``, just where nothing else was stored meanwhile."""
+        removed = 0
+        for start in range(0, len(keys), _REMOVE):
+            with self._write(wait) as file:
+                for last in (False, True):
+                    try:
+                        with file.env.begin(write=True) as txn:
+                            gone = sum(
+                                file.remove(txn, at, only) for at in keys[start : start + _REMOVE]
+                            )
+                        break
+                    except lmdb.MapFullError:
+                        if last or not self._make_room(file):
+                            raise
+                removed += gone
+        return removed
+
+    def remove_where(self, predicate: Callable[[str], bool]) -> int:
+        """Forget every key that was stored before the call and for which the predicate holds.
+
+        O(entries), in steps: others read and write in between.
+
+        Raises:
+            LevelUnavailable: The file cannot be used, or others write for too long.
+        """
+        removed = 0
+        start: bytes | None = b""
+        while start is not None:
+            keys, start = self._scan(start)
+            chosen = [at for at, text in keys if text is None or predicate(text)]
+            if chosen:
+                removed += self._remove(chosen, wait=_REMOVE_WAIT)
+        self._removals += removed
+        return removed
+
+    def _scan(self, start: bytes) -> tuple[list[tuple[bytes, str | None]], bytes | None]:
+        """Return the next entries' keys, both forms, and where to go on. No text: unreadable."""
+        keys: list[tuple[bytes, str | None]] = []
+        file = self._file or self._open()
+        try:
+            with file.env.begin(db=file.values) as txn, txn.cursor() as cursor:
+                if not cursor.set_range(start):
+                    return keys, None
+                for at, data in cursor:
+                    if len(keys) == _SCAN:
+                        return keys, at
+                    keys.append((at, key_of(at, data)))
+        except lmdb.Error as error:
+            self._fail(file, error)
+        return keys, None
+
+    def clear(self) -> int:
+        """Forget every key, in one transaction; return how many there were.
+
+        Raises:
+            LevelUnavailable: The file cannot be used, or others write for too long.
+        """
+        with self._write(_REMOVE_WAIT) as file:
+            try:
+                with file.env.begin(write=True) as txn:
+                    removed = file.clear(txn)
+            except lmdb.MapFullError:  # no room for the list of the pages that would be free
+                removed = -1
+        if removed < 0:
+            return self.remove_where(lambda _: True)
+        self._removals += removed
+        return removed
+
+    # --- Looking at it all ---
+
+    def stats(self) -> LevelStats:
+        """Return this process's counts, and what the file holds; ``weight`` is in bytes.
+
+        Raises:
+            LevelUnavailable: The file cannot be used.
+        """
+        file = self._file or self._open()
+        try:
+            with file.env.begin() as txn:
+                entries = txn.stat(file.values)["entries"]
+                weight = file.pages(txn) * file.page_size
+        except lmdb.Error as error:
+            self._fail(file, error)
+        return LevelStats(
+            hits=self._hits,
+            misses=self._misses,
+            insertions=self._insertions,
+            rejected=self._rejected,
+            evictions=self._evictions,
+            expirations=self._expirations,
+            removals=self._removals,
+            entries=entries,
+            weight=weight,
+            capacity=self._max_bytes,
+        )
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again. No other call may be under way."""
+        with self._opening:
+            if self._file is not None:
+                self._file.env.close()
+            if self._gate is not None:
+                os.close(self._gate)
+            self._file = self._gate = None
+
+    # --- The file ---
+
+    @contextlib.contextmanager
+    def _write(self, wait: float) -> Iterator[EmbeddedFile]:
+        """Be the only writer of the host.
+
+        Raises:
+            LevelUnavailable: Others write for longer than ``wait``, or the file failed.
+        """
+        if self._file is None:
+            self._open()
+        deadline = self._monotonic() + wait
+        if not self._writing.acquire(timeout=wait):
+            raise LevelUnavailable("L2: this process writes for too long.")
+        try:
+            gate = self._gate
+            if gate is None:
+                raise LevelUnavailable("L2 was closed.")
+            self._lock(gate, deadline)
+            try:
+                file = self._file or self._open()
+                try:
+                    yield file
+                except lmdb.Error as error:
+                    self._fail(file, error)
+            finally:
+                fcntl.lockf(gate, fcntl.LOCK_UN)
+        finally:
+            self._writing.release()
+
+    def _lock(self, lock: int, deadline: float) -> None:
+        """Take a file lock. A record lock, as flock's would be shared with a forked child.
+
+        Raises:
+            LevelUnavailable: Another process holds it until the deadline.
+        """
+        while True:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self._monotonic() >= deadline:
+                    raise LevelUnavailable("L2: another process writes for too long.") from None
+                time.sleep(0.0005)  # some transactions long
+            else:
+                return
+
+    def _open(self) -> EmbeddedFile:
+        """Open the file, or make it.
+
+        Raises:
+            LevelUnavailable: It can be neither; the next try is 5 s away.
+        """
+        with self._opening:
+            if self._file is not None:
+                return self._file
+            if self._monotonic() < self._not_before:
+                raise LevelUnavailable(f"L2 at {self._path} could not be opened a moment ago.")
+            try:
+                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if self._gate is None:
+                    gate = self._path / "write.lock"
+                    self._gate = os.open(gate, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                with (self._path / "open.lock").open("a") as guard:
+                    # One process at a time looks and repairs.
+                    self._lock(guard.fileno(), self._monotonic() + _REMOVE_WAIT)
+                    self._file = self._open_or_make()
+            except (OSError, lmdb.Error, LevelUnavailable) as error:
+                self._not_before = self._monotonic() + _RETRY
+                self._report("open", f"L2 at {self._path} cannot be opened: {error}")
+                raise LevelUnavailable(f"L2 at {self._path} cannot be opened: {error}") from error
+            return self._file
+
+    def _open_or_make(self) -> EmbeddedFile:
+        """Return the file at the path; leave one that cannot be trusted for a new one."""
+        made_by = self._path / "made_by"
+        expected = f"format {_FORMAT}, {self._max_bytes} bytes, boot {boot()}\n"
+        data = self._path / "data.mdb"
+        if data.exists():
+            if not made_by.exists() or made_by.read_text("utf-8") != expected:
+                self._discard(keep=False)  # another setting, or the system was started anew
+            elif data.stat().st_size != self._max_bytes or data.stat().st_ino == self._suspect:
+                self._discard(keep=True)
+            else:
+                try:
+                    return EmbeddedFile(self._path, self._max_bytes)
+                except lmdb.Error as error:
+                    if not is_damage(error):
+                        raise
+                    self._discard(keep=True)
+        made_by.write_text(expected, "utf-8")
+        file = EmbeddedFile(self._path, self._max_bytes)
+        os.truncate(data, self._max_bytes)
+        return file
+
+    def _discard(self, *, keep: bool) -> None:
+        """Move the file aside, or remove it. Whoever has it open goes on with it until it fails."""
+        data = self._path / "data.mdb"
+        if keep:
+            aside = data.replace(self._path / "data.mdb.damaged")
+            self._report(
+                "damage", f"L2 was damaged: it begins anew, and {aside} is what was there."
+            )
+        else:
+            data.unlink()
+        (self._path / "lock.mdb").unlink(missing_ok=True)
+
+    def _fail(self, file: EmbeddedFile, error: lmdb.Error) -> NoReturn:
+        """Let go of a damaged file, so that the next use looks at it anew.
+
+        It is not closed: another thread may be inside. It closes when the last one lets go.
+
+        Raises:
+            LevelUnavailable: Always.
+        """
+        if is_damage(error):
+            with self._opening:
+                if self._file is file:
+                    self._file = None
+                    self._suspect = file.number
+            self._report("damage", f"L2 at {self._path} is damaged, and begins anew: {error}")
+        raise LevelUnavailable(f"L2 at {self._path}: {error}") from error
+
+    def _report(self, what: str, message: str) -> None:
+        """Log once of each kind: a broken file would fill the log with every request."""
+        if what not in self._reported:
+            self._reported.add(what)
+            _log.warning(message)
+
+
+def _let_go(reference: weakref.ref[EmbeddedLevel]) -> None:
+    level = reference()
+    if level is not None:
+        level.forked()
