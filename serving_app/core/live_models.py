@@ -30,6 +30,10 @@ class Lease:
         self._slot = slot
         self.version = slot.version
 
+    def share(self) -> Lease:
+        """Return another lease on the same version; this one must not be released yet."""
+        return self._models._share(self._slot)  # noqa: SLF001  (a lease is part of LiveModels)
+
     def release(self) -> None:
         """Give the version back. Call it exactly once, from any thread."""
         self._models._release(self._slot)  # noqa: SLF001  (a lease is part of LiveModels)
@@ -90,6 +94,11 @@ class LiveModels:
         """Return the live version by model name."""
         with self._lock:
             return {name: slot.version for name, slot in self._slots.items()}
+
+    def _share(self, slot: _Slot) -> Lease:
+        with self._lock:
+            slot.leases += 1
+        return Lease(self, slot)
 
     def _release(self, slot: _Slot) -> None:
         with self._lock:

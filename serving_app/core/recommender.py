@@ -11,6 +11,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 from random import Random
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache_app.core.freshness import Freshness
 from cache_app.core.keys import digest_features, recommendation_key
 from cache_app.core.levels import Found, Levels
@@ -25,7 +28,7 @@ from plugins import (
 )
 from serving_app.core.latency import LatencyHistogram, LatencySummary
 from serving_app.core.live_models import Lease, LiveModels
-from serving_app.core.live_version import VersionRecord
+from serving_app.core.live_version import LiveVersion, VersionRecord
 from serving_app.core.ranking import Ranking
 
 SEGMENT = "all"
@@ -185,56 +188,78 @@ class Recommender:
         ]
 
     def _submit(self, request: RecommendationRequest, now: float) -> Pending:
-        """Look the request up, or start its computation (or join the one under way)."""
-        lease: Lease | None = self._live.lease(request.model_name)
-        assert lease is not None, "lease raises, or returns one"
-        version, release = lease.version, lease.release
+        """Look the request up, and start its computation, or join the one under way, if need be."""
+        lease = self._live.lease(request.model_name)
         try:
-            record = version.record
+            version, record = lease.version, lease.version.record
+            deadline = now + (record.timeout if request.timeout is None else request.timeout)
             # Given features are checked even if the answer is cached: a hit hides no bad request.
             row = None if request.features is None else version.layout.row(request.features)
-            key = recommendation_key(
-                namespace=self._namespace,
-                model_name=record.model_name,
-                version=record.version,
-                fingerprint=version.fingerprint,
-                segment=SEGMENT,
-                user_id=request.user_id,
-                context=request.context,
-                features_digest="" if row is None else digest_features(row),
-            )
-            deadline = now + (record.timeout if request.timeout is None else request.timeout)
-            found = self._levels.find(key)
-            if found is not None and found.value.cut(request.k, request.exclude) is None:
-                found = None  # too shallow
+            key = self._key(request, version, row)
+            found = self._find(key, request)
             if found is not None and not found.stale_for:
                 return Pending(request, record, deadline, found, None)
-            if found is not None and found.stale_for >= self._freshness.longest_stale:
-                found = None
-            depth = self._depth_for(request)
-            flight, leads = self._flights.join((key, depth))
-            if leads:
-                started = self._clock()
-                try:
-                    if row is None:
-                        row = version.features_of(request.user_id, request.context)
-                    computation = version.submit(row, depth)
-                except BaseException as failure:
-                    self._flights.fail((key, depth), failure)
-                    if found is None or not isinstance(failure, Unavailable):
-                        raise
-                    return Pending(request, record, deadline, found, None, failure)
-                computation.add_done_callback(
-                    lambda done: self._landed(done, key, depth, started, release)
-                )
-                lease = None  # the computation has it now, and gives it back
-            revalidates = (
-                found is not None and found.stale_for < self._freshness.stale_while_revalidate
-            )
-            return Pending(request, record, deadline, found, flight, revalidates=revalidates)
+            try:
+                flight = self._compute(key, request, row, lease)
+            except Unavailable as error:
+                if found is None:
+                    raise
+                return Pending(request, record, deadline, found, None, error)
+            renews = found is not None and found.stale_for < self._freshness.stale_while_revalidate
+            return Pending(request, record, deadline, found, flight, revalidates=renews)
         finally:
-            if lease is not None:
-                lease.release()
+            lease.release()
+
+    def _key(
+        self,
+        request: RecommendationRequest,
+        version: LiveVersion,
+        row: NDArray[np.float32] | None,
+    ) -> str:
+        """Return the cache key of a request to a version."""
+        return recommendation_key(
+            namespace=self._namespace,
+            model_name=version.record.model_name,
+            version=version.record.version,
+            fingerprint=version.fingerprint,
+            segment=SEGMENT,
+            user_id=request.user_id,
+            context=request.context,
+            features_digest="" if row is None else digest_features(row),
+        )
+
+    def _find(self, key: str, request: RecommendationRequest) -> Found | None:
+        """Return what the cache has, if it is deep enough, and not too stale, for the request."""
+        found = self._levels.find(key)
+        if found is None or found.stale_for > self._freshness.longest_stale:
+            return None
+        return None if found.value.cut(request.k, request.exclude) is None else found
+
+    def _compute(
+        self,
+        key: str,
+        request: RecommendationRequest,
+        row: NDArray[np.float32] | None,
+        lease: Lease,
+    ) -> Future[Ranking]:
+        """Return the future of the key's ranking; the first to ask starts its computation."""
+        depth = self._depth_for(request)
+        flight, leads = self._flights.join((key, depth))
+        if not leads:
+            return flight
+        started = self._clock()
+        try:
+            if row is None:
+                row = lease.version.features_of(request.user_id, request.context)
+            computation = lease.version.submit(row, depth)
+        except BaseException as error:
+            self._flights.fail((key, depth), error)
+            raise
+        own = lease.share()  # keeps the version open until the computation has landed
+        computation.add_done_callback(
+            lambda done: self._landed(done, key, depth, started, own.release)
+        )
+        return flight
 
     def _landed(
         self,

@@ -50,6 +50,13 @@ class Machine(RuleBasedStateMachine):
             at = data.draw(st.integers(0, len(self.held) - 1))
             self.held.pop(at).release()
 
+    @rule(data=st.data())
+    def share(self, data):
+        if self.held:
+            lease = data.draw(st.sampled_from(self.held))
+            self.held.append(lease.share())
+            assert self.held[-1].version is lease.version
+
     @rule()
     def an_unknown_name_is_not_found(self):
         with pytest.raises(ModelNotFound):
