@@ -7,15 +7,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from redis.connection import parse_url
 
 from cache_app.core.freshness import Freshness
 from cache_app.embedded_level import LEAST_BYTES
+from cache_app.redis_servers import Address
 from plugins.options import did_you_mean
 
-__all__ = ["CacheSettings", "EmbeddedSettings", "cache_settings"]
+__all__ = [
+    "CacheSettings",
+    "ClusterSettings",
+    "EmbeddedSettings",
+    "RedisSettings",
+    "SentinelSettings",
+    "cache_settings",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,52 @@ class EmbeddedSettings:
     """``L2.MAX_BYTES``: the most that the file takes on the disk."""
     compress_above: int = 512
     """``L2.COMPRESS_ABOVE``: from how many bytes on a value is compressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """Settings of an L2 in one Redis."""
+
+    url: str = field(repr=False)  # it may hold a password
+    """``L2.URL``: where it is."""
+    timeout: float = 0.05
+    """``L2.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
+    compress_above: int = 512
+    """``L2.COMPRESS_ABOVE``: from how many bytes on a value is compressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelSettings:
+    """Settings of an L3 in a Redis that Sentinels name."""
+
+    sentinels: tuple[Address, ...]
+    """``L3.SENTINELS``: where the Sentinels are."""
+    service: str
+    """``L3.SERVICE``: the name by which they know the Redis."""
+    username: str | None = None
+    """``L3.USERNAME``: of the Redis."""
+    password: str | None = field(default=None, repr=False)
+    """``L3.PASSWORD``: of the Redis."""
+    timeout: float = 0.05
+    """``L3.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
+    compress_above: int = 512
+    """``L3.COMPRESS_ABOVE``: from how many bytes on a value is compressed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Settings of an L3 in a Redis Cluster."""
+
+    nodes: tuple[Address, ...]
+    """``L3.NODES``: where some of its nodes are; the cluster names the others."""
+    username: str | None = None
+    """``L3.USERNAME``: of every node."""
+    password: str | None = field(default=None, repr=False)
+    """``L3.PASSWORD``: of every node."""
+    timeout: float = 0.05
+    """``L3.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
+    compress_above: int = 512
+    """``L3.COMPRESS_ABOVE``: from how many bytes on a value is compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +108,14 @@ class CacheSettings:
     """``L1.POLICY``: the eviction policy, by its plugin's name."""
     l1_options: Mapping[str, Any] = field(default_factory=dict)
     """``L1.OPTIONS``: options of the policy."""
-    l2: EmbeddedSettings | None = None
-    """``L2``: the level below, of ``BACKEND`` ``embedded``; None: there is only L1."""
+    l2: EmbeddedSettings | RedisSettings | None = None
+    """``L2``: the level below L1, of ``BACKEND`` ``embedded`` or ``redis``; None: there is none."""
+    l3: SentinelSettings | ClusterSettings | None = None
+    """``L3``: the lowest level, of ``BACKEND`` ``sentinel`` or ``cluster``; None: there is none."""
+
+    epoch_file: Path | None = None
+    """``EPOCH_FILE``: tells the processes of this host at once of invalidations; None: nothing
+    does, and they look at the database now and then."""
 
     @property
     def freshness(self) -> Freshness:
@@ -86,7 +148,7 @@ def cache_settings() -> CacheSettings:
     given = _section(
         getattr(settings, "RECSERVE", {}).get("CACHE", {}),
         cache,
-        ("NAMESPACE", "TTL", *_FRESHNESS, "L1", "L2"),
+        ("NAMESPACE", "TTL", *_FRESHNESS, "L1", "L2", "L3", "EPOCH_FILE"),
     )
     level = f'{cache}["L1"]'
     l1 = _section(given.get("L1", {}), level, ("CAPACITY", "POLICY", "OPTIONS"))
@@ -106,21 +168,75 @@ def cache_settings() -> CacheSettings:
         values["l1_options"] = dict(_mapping(l1["OPTIONS"], f'{level}["OPTIONS"]'))
     if "L2" in given:
         values["l2"] = _l2(given["L2"], f'{cache}["L2"]')
+    if "L3" in given:
+        values["l3"] = _l3(given["L3"], f'{cache}["L3"]')
+    if given.get("EPOCH_FILE") is not None:
+        values["epoch_file"] = _file_path(given["EPOCH_FILE"], f'{cache}["EPOCH_FILE"]')
     return CacheSettings(**values)
 
 
-def _l2(given: Any, where: str) -> EmbeddedSettings | None:
-    l2 = _section(given, where, ("BACKEND", "PATH", "MAX_BYTES", "COMPRESS_ABOVE"))
-    backend = l2.get("BACKEND")
+_EMBEDDED = ("BACKEND", "PATH", "MAX_BYTES", "COMPRESS_ABOVE")
+_REDIS = ("BACKEND", "URL", "TIMEOUT", "COMPRESS_ABOVE")
+_SERVERS = ("BACKEND", "USERNAME", "PASSWORD", "TIMEOUT", "COMPRESS_ABOVE")
+_SENTINEL = (*_SERVERS, "SENTINELS", "SERVICE")
+_CLUSTER = (*_SERVERS, "NODES")
+
+
+def _l2(given: Any, where: str) -> EmbeddedSettings | RedisSettings | None:
+    match _backend(given, where, {"embedded": _EMBEDDED, "redis": _REDIS}):
+        case "embedded":
+            return _embedded(given, where)
+        case "redis":
+            url = _redis_url(given.get("URL"), f'{where}["URL"]')
+            return RedisSettings(url, **_timeout_and_compression(given, where))
+    return None
+
+
+def _redis_url(given: Any, where: str) -> str:
+    try:
+        parse_url(given)  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, AttributeError):
+        # It may hold a password, and is not shown.
+        raise ImproperlyConfigured(
+            f"{where} must be a URL: redis://host:port/number, rediss://… or unix://path."
+        ) from None
+    return str(given)
+
+
+def _l3(given: Any, where: str) -> SentinelSettings | ClusterSettings | None:
+    backend = _backend(given, where, {"sentinel": _SENTINEL, "cluster": _CLUSTER})
     if backend is None:
         return None
-    if backend != "embedded":
-        raise ImproperlyConfigured(
-            f'{where}["BACKEND"] must be "embedded" or None, not {backend!r}.'
-        )
-    if not isinstance(path := l2.get("PATH"), str | Path) or not str(path):
-        raise ImproperlyConfigured(f'{where}["PATH"] must be a folder\'s path, not {path!r}.')
-    values: dict[str, Any] = {"path": Path(path)}
+    values = _timeout_and_compression(given, where)
+    for key in ("USERNAME", "PASSWORD"):
+        if given.get(key) is not None:
+            if not isinstance(given[key], str) or not given[key]:
+                raise ImproperlyConfigured(f'{where}["{key}"] must be a text that is not empty.')
+            values[key.lower()] = given[key]
+    if backend == "cluster":
+        return ClusterSettings(_addresses(given.get("NODES"), f'{where}["NODES"]'), **values)
+    return SentinelSettings(
+        _addresses(given.get("SENTINELS"), f'{where}["SENTINELS"]'),
+        _text(given.get("SERVICE"), f'{where}["SERVICE"]'),
+        **values,
+    )
+
+
+def _backend(given: Any, where: str, keys: Mapping[str, tuple[str, ...]]) -> str | None:
+    """Return the backend of a level; its keys are checked."""
+    backend = _mapping(given, where).get("BACKEND")
+    if backend is None:  # then nothing else counts, and a level may be switched off so
+        _section(given, where, dict.fromkeys(key for some in keys.values() for key in some))
+        return None
+    if backend not in keys:
+        names = ", ".join(f'"{name}"' for name in keys)
+        raise ImproperlyConfigured(f'{where}["BACKEND"] must be {names} or None, not {backend!r}.')
+    _section(given, where, keys[backend])
+    return str(backend)
+
+
+def _embedded(l2: Mapping[str, Any], where: str) -> EmbeddedSettings:
+    values: dict[str, Any] = {"path": _file_path(l2.get("PATH"), f'{where}["PATH"]')}
     if "MAX_BYTES" in l2:
         values["max_bytes"] = _count(l2["MAX_BYTES"], f'{where}["MAX_BYTES"]')
         if values["max_bytes"] < LEAST_BYTES:
@@ -131,6 +247,34 @@ def _l2(given: Any, where: str) -> EmbeddedSettings | None:
     if "COMPRESS_ABOVE" in l2:
         values["compress_above"] = _count(l2["COMPRESS_ABOVE"], f'{where}["COMPRESS_ABOVE"]')
     return EmbeddedSettings(**values)
+
+
+def _timeout_and_compression(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if "TIMEOUT" in given:
+        values["timeout"] = _seconds(given["TIMEOUT"], f'{where}["TIMEOUT"]')
+    if "COMPRESS_ABOVE" in given:
+        values["compress_above"] = _count(given["COMPRESS_ABOVE"], f'{where}["COMPRESS_ABOVE"]')
+    return values
+
+
+def _addresses(given: Any, where: str) -> tuple[Address, ...]:
+    if not isinstance(given, list | tuple) or not given:
+        raise ImproperlyConfigured(
+            f'{where} must be a list of texts "host:port" that is not empty, not {given!r}.'
+        )
+    return tuple(_address(each, where) for each in given)
+
+
+def _address(given: Any, where: str) -> Address:
+    try:
+        parts = urlsplit(f"//{given}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not isinstance(given, str) or not host or not port or parts.netloc != given:
+        raise ImproperlyConfigured(f'{where} must have texts "host:port", not {given!r}.')
+    return host, port
 
 
 def _section(given: Any, where: str, keys: Iterable[str]) -> Mapping[str, Any]:
@@ -146,6 +290,12 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ImproperlyConfigured(f"{where} must be a dict, not {value!r}.")
     return value
+
+
+def _file_path(value: Any, where: str) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ImproperlyConfigured(f"{where} must be a path, not {value!r}.")
+    return Path(value)
 
 
 def _text(value: Any, where: str) -> str:

@@ -222,8 +222,14 @@ UNFOLD = {
     },
 }
 
+REDIS_URL = env.str("RECSERVE_REDIS_URL", "")
 RECSERVE: dict[str, object] = {
     "SERVING": {"MODEL_STORE": str(VAR / "models")},
-    "CACHE": {"L2": {"BACKEND": "embedded", "PATH": str(VAR / "cache")}},
+    "CACHE": {
+        "L2": {"BACKEND": "redis", "URL": REDIS_URL}
+        if REDIS_URL
+        else {"BACKEND": "embedded", "PATH": str(VAR / "cache")},
+        "EPOCH_FILE": str(VAR / "cache" / "epoch"),
+    },
 }
 """recserve's own settings; every key has a default (docs/settings.md)."""

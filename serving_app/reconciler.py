@@ -43,6 +43,7 @@ class Reconciler:
         live: The models of this process.
         open_version: Loads a version and probes it.
         activated: Called with model name and version when a version has gone live.
+        look_around: Called at each pass: what else may have changed elsewhere is read there.
         interval: Seconds between two looks at the database.
         grace: Seconds that an old version may take to drain when the process stops.
     """
@@ -53,12 +54,14 @@ class Reconciler:
         *,
         open_version: Callable[[VersionRecord], LiveVersion],
         activated: Callable[[str, int], None],
+        look_around: Callable[[], None],
         interval: float,
         grace: float = 10.0,
     ) -> None:
         self._live = live
         self._open_version = open_version
         self._activated = activated
+        self._look_around = look_around
         self._interval = interval
         self._grace = grace
         self._lock = threading.Lock()
@@ -85,6 +88,7 @@ class Reconciler:
                 self._retire(name, None)
             for model in wanted.values():
                 self._follow(model)
+            self._look_around()
             self._heartbeat()
             self._close_drained()
         self.ready.set()

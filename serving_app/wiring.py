@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache_app.conf import cache_settings
-from cache_app.wiring import get_levels
+from cache_app.wiring import get_generations, get_levels
 from plugins.apps import get_registry
 from serving_app.conf import serving_settings
 from serving_app.core.live_models import LiveModels
@@ -89,6 +89,7 @@ def _build() -> Serving:
     recommender = Recommender(
         live,
         get_levels(),
+        get_generations(),
         fallback=registry.fallback,
         namespace=cache.namespace,
         freshness=cache.freshness,
@@ -96,6 +97,7 @@ def _build() -> Serving:
     )
     reconciler = Reconciler(
         live,
+        look_around=get_generations().refresh,
         open_version=functools.partial(open_version, store=serving.model_store, registry=registry),
         activated=registry.announce_model_activated,
         interval=serving.reconcile_seconds,

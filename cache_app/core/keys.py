@@ -1,7 +1,7 @@
 """What makes two requests equal: the one place that builds and reads cache keys.
 
-A key reads ``namespace:model:version-fingerprint:segment:user:context:features``, such as
-``recserve:movies:3-9f86d081:all:i42:-:-``. Its parts are percent-escaped, so no part can hold a
+A key reads ``namespace:model:version-fingerprint:segment:user:context:features:generation``, as in
+``recserve:movies:3-9f86d081:all:i42:-:-:0``. Its parts are percent-escaped, so no part can hold a
 colon. The user is ``i`` and an int or ``s`` and a string; context and features are digests, or
 ``-`` for none. How many items are wanted is not in the key: one entry serves every ``k`` up to its
 depth.
@@ -27,7 +27,7 @@ from plugins.errors import InvalidInput
 __all__ = ["digest_features", "matcher", "recommendation_key"]
 
 _NONE = "-"
-_MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 7
+_MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 8
 _INT = re.compile(r"0|-?[1-9][0-9]*")
 
 
@@ -41,6 +41,7 @@ def recommendation_key(
     user_id: UserId,
     context: Mapping[str, Any],
     features_digest: bytes | str = "",
+    generation: str = "0",
 ) -> str:
     """Return the key of a request; the same in every process and on every machine.
 
@@ -54,6 +55,7 @@ def recommendation_key(
         user_id: The user; ``1`` and ``"1"`` are two users.
         context: The circumstances: JSON values, in any order of names.
         features_digest: What `digest_features` returned for the features given, if any.
+        generation: What `Generations.of` returned for the request's scopes.
 
     Raises:
         InvalidInput: The user is neither text nor int, or the context holds what JSON cannot.
@@ -62,7 +64,7 @@ def recommendation_key(
         features_digest = features_digest.hex()
     prefix = _prefix(namespace, model_name, f"{version}-{fingerprint}", segment)
     features = quote(features_digest, safe="") or _NONE
-    return f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}"
+    return f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}:{generation}"
 
 
 def digest_features(row: NDArray[Any]) -> str:

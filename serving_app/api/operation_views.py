@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from cache_app.core.keys import matcher
+from cache_app.invalidation import invalidate
 from cache_app.wiring import get_levels
 from plugins import InvalidInput
 from serving_app import wiring
@@ -76,12 +77,22 @@ class HealthView(APIView):
         except DatabaseError:
             wanted, database = {}, "down"
         ready = serving.reconciler.ready.is_set()
-        sound = ready and database == "ok" and wanted == live
+        levels = {
+            name: getattr(stats, "state", "ok") for name, stats in get_levels().stats().items()
+        }
+        cache = {name: "ok" if state == "closed" else state for name, state in levels.items()}
+        sound = (
+            ready
+            and database == "ok"
+            and wanted == live
+            and all(state == "ok" for state in cache.values())
+        )
         body: dict[str, Any] = {
             "status": "ok" if sound else "degraded",
             "ready": ready,
             "database": database,
             "models_live": len(live),
+            "cache": cache,
         }
         if database == "ok" and CanOperate().has_permission(request, self):
             body["process"] = process_name()
@@ -184,12 +195,16 @@ class CacheClearView(APIView):
                 field=unknown[0][:50],
             )
         user_id, model_name = query.get("user_id"), query.get("model_name")
-        if user_id or model_name:
-            removed = get_levels().remove_where(matcher(user_id=user_id, model_name=model_name))
-        elif query.get("all") == "true":
-            removed = get_levels().clear()
-        else:
+        if not (user_id or model_name or query.get("all") == "true"):
             raise InvalidInput(
                 "Say what to forget: user_id=…, model_name=…, or all=true.", field="all"
             )
-        return Response({"removed": removed})
+        # From here on no process serves what was cached; removing it only frees its room.
+        epoch = invalidate(user_id=user_id or None, model_name=model_name or None)
+        levels = get_levels()
+        removed = (
+            levels.remove_where(matcher(user_id=user_id, model_name=model_name))
+            if user_id or model_name
+            else levels.clear()
+        )
+        return Response({"removed": removed, "epoch": epoch})

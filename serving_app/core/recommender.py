@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_app.core.freshness import Freshness
+from cache_app.core.generations import Generations, scopes_of
 from cache_app.core.keys import digest_features, recommendation_key
 from cache_app.core.levels import Found, Levels
 from cache_app.core.single_flight import SingleFlight
@@ -123,6 +124,7 @@ class Recommender:
     Args:
         live: The models that answer in this process.
         levels: The cache.
+        generations: What has been invalidated.
         fallback: Answers when a model cannot, or returns None.
         namespace: First part of every cache key.
         freshness: How long a computed ranking is fresh, and how long a stale one may answer.
@@ -136,6 +138,7 @@ class Recommender:
         self,
         live: LiveModels,
         levels: Levels,
+        generations: Generations,
         *,
         fallback: Callable[[RecommendationRequest, Unavailable], Recommendation | None],
         namespace: str,
@@ -146,6 +149,7 @@ class Recommender:
     ) -> None:
         self._live = live
         self._levels = levels
+        self._generations = generations
         self._fallback = fallback
         self._namespace = namespace
         self._freshness = freshness
@@ -226,6 +230,13 @@ class Recommender:
             user_id=request.user_id,
             context=request.context,
             features_digest="" if row is None else digest_features(row),
+            generation=self._generations.of(
+                scopes_of(
+                    user_id=request.user_id,
+                    model_name=version.record.model_name,
+                    version=version.record.version,
+                )
+            ),
         )
 
     def _find(self, key: str, request: RecommendationRequest) -> Found | None:

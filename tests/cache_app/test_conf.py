@@ -1,14 +1,29 @@
 """The settings of the cache, their check, and the wiring."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from cache_app import wiring
 from cache_app.checks import check_settings
-from cache_app.conf import CacheSettings, EmbeddedSettings, cache_settings
+from cache_app.conf import (
+    CacheSettings,
+    ClusterSettings,
+    EmbeddedSettings,
+    RedisSettings,
+    SentinelSettings,
+    cache_settings,
+)
+from cache_app.core.breaker import GuardedLevel
 from cache_app.core.freshness import Freshness
 from cache_app.embedded_level import EmbeddedLevel
+from cache_app.redis_cluster import ClusterNodes
+from cache_app.redis_servers import SentinelMaster
 from serving_app.core.ranking import Ranking
+from tests.journeys.conftest import ROOT
 
 pytestmark = pytest.mark.contract("C3")
 
@@ -57,6 +72,7 @@ def test_everything_can_be_set(settings):
         ({"NAMESPACE": ""}, r"\[\"NAMESPACE\"\] must be a text"),
         ({"TTL": 0}, r"\[\"TTL\"\] must be a positive number"),
         ({"TTL": float("nan")}, r"\[\"TTL\"\] must be a positive number"),
+        ({"EPOCH_FILE": 5}, r"\[\"EPOCH_FILE\"\] must be a path, not 5"),
         ({"JITTER": 1.5}, r"\['JITTER'\] must be 0 or more, at most 1"),
         ({"EARLY": -1}, r"\['EARLY'\] must be 0 or more"),
         ({"STALE_IF_ERROR": float("inf")}, r"must be 0 or more, not inf"),
@@ -67,8 +83,33 @@ def test_everything_can_be_set(settings):
         ({"L1": {"POLICY": None}}, r"\[\"POLICY\"\] must be a text"),
         ({"L1": {"OPTIONS": [1]}}, r"\[\"OPTIONS\"\] must be a dict"),
         ({"L2": {"BACKND": None}}, r"Did you mean 'BACKEND'\?"),
-        ({"L2": {"BACKEND": "redis"}}, r"\[\"BACKEND\"\] must be \"embedded\" or None"),
-        ({"L2": {"BACKEND": "embedded"}}, r"\[\"PATH\"\] must be a folder's path, not None"),
+        (
+            {"L2": {"BACKEND": "rediss"}},
+            r"\[\"BACKEND\"\] must be \"embedded\", \"redis\" or None, not 'rediss'",
+        ),
+        ({"L2": {"BACKEND": "redis"}}, r"\[\"L2\"\]\[\"URL\"\] must be a URL: redis://"),
+        ({"L2": {"BACKEND": "redis", "URL": 6379}}, r"must be a URL"),
+        ({"L2": {"BACKEND": "redis", "URL": "http://x"}}, r"must be a URL"),
+        ({"L2": {"BACKEND": "redis", "URL": "redis://x:y/0"}}, r"must be a URL"),
+        ({"L2": {"BACKEND": "redis", "PATH": "x"}}, r"no key 'PATH'\.[^.]* Its keys: BACKEND, URL"),
+        (
+            {"L2": {"BACKEND": "redis", "URL": "redis://x", "TIMEOUT": 0}},
+            r"\[\"TIMEOUT\"\] must be a positive number",
+        ),
+        ({"L3": {"BACKEND": "redis"}}, r"must be \"sentinel\", \"cluster\" or None, not 'redis'"),
+        ({"L3": {"BACKEND": "cluster"}}, r"\[\"NODES\"\] must be a list of texts \"host:port\""),
+        ({"L3": {"BACKEND": "cluster", "NODES": "a:1"}}, r"must be a list of texts"),
+        ({"L3": {"BACKEND": "cluster", "NODES": []}}, r"must be a list of texts"),
+        ({"L3": {"BACKEND": "cluster", "NODES": ["a:1", "b"]}}, r"\"host:port\", not 'b'"),
+        ({"L3": {"BACKEND": "cluster", "NODES": ["a:x"]}}, r"\"host:port\", not 'a:x'"),
+        ({"L3": {"BACKEND": "cluster", "NODES": ["redis://a:1"]}}, r"\"host:port\", not 'redis"),
+        ({"L3": {"BACKEND": "cluster", "NODES": ["a:1"], "SERVICE": "m"}}, r"no key 'SERVICE'"),
+        ({"L3": {"BACKEND": "sentinel", "SENTINELS": ["a:1"]}}, r"\[\"SERVICE\"\] must be a text"),
+        (
+            {"L3": {"BACKEND": "cluster", "NODES": ["a:1"], "PASSWORD": 5}},
+            r"\[\"PASSWORD\"\] must be a text that is not empty\.$",
+        ),
+        ({"L2": {"BACKEND": "embedded"}}, r"\[\"PATH\"\] must be a path, not None"),
         (
             {"L2": {"BACKEND": "embedded", "PATH": "x", "MAX_BYTES": 1_000_000}},
             r"\[\"MAX_BYTES\"\] must be 16777216 \(16 MiB\) at least, not 1000000",
@@ -141,6 +182,74 @@ def test_the_levels_are_built_in_order(settings, tmp_path, monkeypatch):
             wiring.get_levels()
     finally:
         wiring.reset()
+
+
+@pytest.mark.contract("C1")
+def test_levels_in_redis_are_configured(settings):
+    url = "redis://:secret@cache.example:6379/2"
+    settings.RECSERVE = {"CACHE": {"L2": {"BACKEND": "redis", "URL": url}}}
+    assert cache_settings().l2 == RedisSettings(url, 0.05, 512)
+    assert "secret" not in repr(cache_settings())
+    cluster = {"BACKEND": "cluster", "NODES": ["a:7000", "[::1]:7001"], "TIMEOUT": 1}
+    settings.RECSERVE = {"CACHE": {"L3": {**cluster, "PASSWORD": "secret"}}}
+    assert cache_settings().l3 == ClusterSettings(
+        (("a", 7000), ("::1", 7001)), password="secret", timeout=1.0
+    )
+    assert "secret" not in repr(cache_settings())
+    sentinel = {"BACKEND": "sentinel", "SENTINELS": ["a:26379"], "SERVICE": "mymaster"}
+    settings.RECSERVE = {"CACHE": {"L3": {**sentinel, "USERNAME": "me", "COMPRESS_ABOVE": 9}}}
+    assert cache_settings().l3 == SentinelSettings(
+        (("a", 26379),), "mymaster", username="me", compress_above=9
+    )
+    settings.RECSERVE = {"CACHE": {"L2": {"URL": url}, "L3": {**sentinel, "BACKEND": None}}}
+    assert (cache_settings().l2, cache_settings().l3) == (None, None)
+
+
+@pytest.mark.contract("C12")
+@pytest.mark.parametrize(
+    ("l3", "servers"),
+    [
+        ({"BACKEND": "cluster", "NODES": ["127.0.0.1:1"]}, ClusterNodes),
+        (
+            {"BACKEND": "sentinel", "SENTINELS": ["127.0.0.1:1"], "SERVICE": "mymaster"},
+            SentinelMaster,
+        ),
+    ],
+)
+def test_levels_in_redis_are_behind_breakers(settings, l3, servers):
+    # Nobody listens there: the cache works all the same.
+    l2 = {"BACKEND": "redis", "URL": "redis://127.0.0.1:1/0"}
+    settings.RECSERVE = {"CACHE": {"L2": l2, "L3": l3}}
+    wiring.reset()
+    try:
+        levels = wiring.get_levels()
+        _, second, third = levels._levels
+        assert isinstance(second, GuardedLevel)
+        assert isinstance(third, GuardedLevel)
+        assert isinstance(third.level._servers, servers)
+        for _ in range(6):
+            levels.store("a", Ranking(("x",), (1.0,), True), ttl=60)
+        assert levels.find("a").level == "l1"
+        stats = levels.stats()
+        assert list(stats) == ["l1", "l2", "l3"]
+        assert (stats["l2"].state, stats["l3"].state) == ("open", "open")
+        assert (stats["l2"].errors, stats["l3"].errors) == (6, 6)
+    finally:
+        wiring.reset()
+
+
+def test_an_environment_variable_puts_l2_into_redis():
+    code = "from recserve_project.settings import RECSERVE; print(RECSERVE['CACHE']['L2'])"
+    url = "redis://cache.example:6379/0"
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "RECSERVE_REDIS_URL": url},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown == f"{ {'BACKEND': 'redis', 'URL': url} }\n"
 
 
 def test_nothing_is_opened_before_the_first_use(settings, tmp_path):

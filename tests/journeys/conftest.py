@@ -73,18 +73,22 @@ class Server:
         return self.client(tokens["access"])
 
 
-def start(var: Path, port: int) -> Server:
+def start(var: Path, port: int, *, workers: int = 1) -> Server:
     """Start the server and wait until it is ready."""
     log = var / "server.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "manage.py", "serve", "--port", str(port)],
+            [
+                *(sys.executable, "manage.py", "serve"),
+                *("--port", str(port), "--workers", str(workers)),
+            ],
             cwd=ROOT,
             env=environment(var),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     demo = json.loads((var / "demo.json").read_text())
+    demo["url"] = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()

@@ -48,10 +48,10 @@ def key(**changes):
 
 
 def test_a_key_can_be_read():
-    assert key() == "recserve:movies:3-9f86d081:all:i42:-:-"
+    assert key() == "recserve:movies:3-9f86d081:all:i42:-:-:0"
     assert (
         key(user_id="ann:1", features_digest="abc")
-        == "recserve:movies:3-9f86d081:all:sann%3A1:-:abc"
+        == "recserve:movies:3-9f86d081:all:sann%3A1:-:abc:0"
     )
     assert key(features_digest=b"\x01") == key(features_digest="01")
 
@@ -182,7 +182,7 @@ def test_every_process_makes_the_same_key():
     }
     # Pinned, as machines share keys: they change only on purpose.
     assert keys == {
-        "n:m:1-f:s:s%C3%BC%3A1:eb0f08fc7f260ed83fbde57067423538:b8721583b3d18772e767cabb92985071"
+        "n:m:1-f:s:s%C3%BC%3A1:eb0f08fc7f260ed83fbde57067423538:b8721583b3d18772e767cabb92985071:0"
     }
 
 

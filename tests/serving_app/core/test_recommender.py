@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cache_app.core.freshness import Freshness
+from cache_app.core.generations import EVERYTHING, Generations, scope
 from cache_app.core.levels import Levels
 from cache_app.core.memory import MemoryLevel
 from plugins import (
@@ -91,7 +92,20 @@ def live(version):
 
 
 @pytest.fixture
-def make(live, clock):
+def invalidations():
+    return []
+
+
+@pytest.fixture
+def generations(invalidations):
+    return Generations(
+        lambda after: [each for each in invalidations if each[0] > after],
+        hint=lambda: len(invalidations),
+    )
+
+
+@pytest.fixture
+def make(live, clock, generations):
     def make(**changes):
         levels = Levels([MemoryLevel(LRU, capacity=100, clock=clock)], clock=clock)
         given = {
@@ -100,7 +114,7 @@ def make(live, clock):
             "freshness": Freshness(60.0, jitter=0, early=0, stale_while_revalidate=0),
             "depth": 10,
         }
-        return Recommender(live, levels, **{**given, **changes})
+        return Recommender(live, levels, generations, **{**given, **changes})
 
     return make
 
@@ -305,3 +319,45 @@ def test_stats_count_sources_and_errors(make, version):
     assert (stats.requests, stats.by_source) == (3, {"model": 1, "l1": 1})
     assert stats.errors == {"InvalidInput": 1}
     assert stats.seconds.count == 3
+
+
+@pytest.mark.contract("C8")
+@pytest.mark.parametrize(
+    ("what", "forgotten"),
+    [
+        (EVERYTHING, True),
+        (scope(user_id="u"), True),
+        (scope(user_id="v"), False),
+        (scope(model_name="default"), True),
+        (scope(model_name="other"), False),
+        (scope(model_name="default", version=1), True),
+        (scope(model_name="default", version=2), False),
+        (scope(model_name="default", user_id="u"), True),
+        (scope(model_name="default", user_id="v"), False),
+    ],
+)
+def test_an_invalidation_forgets_what_it_names(make, invalidations, what, forgotten):
+    recommender = make()
+    recommender.recommend(request())
+    invalidations.append((7, what))
+    assert recommender.recommend(request()).cached is not forgotten
+    assert recommender.recommend(request()).cached is True
+
+
+@pytest.mark.contract("C8")
+def test_what_was_being_computed_during_an_invalidation_is_not_served_after_it(
+    make, version, invalidations
+):
+    version.held = True
+    recommender = make()
+    with ThreadPoolExecutor(2) as pool:
+        before = pool.submit(recommender.recommend, request())
+        wait_for(lambda: len(version.submitted) == 1)
+        invalidations.append((7, EVERYTHING))
+        after = pool.submit(recommender.recommend, request())
+        wait_for(lambda: len(version.submitted) == 2)
+        version.answer(version.submitted[0][2], 10)
+        assert before.result(10).source == "model"
+        assert not after.done()
+        version.answer(version.submitted[1][2], 10)
+        assert after.result(10).source == "model"

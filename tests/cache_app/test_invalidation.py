@@ -1,0 +1,103 @@
+"""Invalidations, in the database and in the file that a host's processes share."""
+
+import stat
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError
+from django.utils import timezone
+
+from cache_app import wiring
+from cache_app.core.generations import scopes_of
+from cache_app.epoch_file import EpochFile
+from cache_app.invalidation import invalidate
+from cache_app.models import Epoch, Invalidation
+from plugins import LevelUnavailable
+
+pytestmark = [pytest.mark.django_db, pytest.mark.contract("C8")]
+
+SCOPES = scopes_of(user_id="u", model_name="m", version=1)
+
+
+@pytest.fixture
+def cache(settings, tmp_path):
+    settings.RECSERVE = {
+        **settings.RECSERVE,
+        "CACHE": {"EPOCH_FILE": str(tmp_path / "cache" / "epoch")},
+    }
+    wiring.reset()
+    yield tmp_path / "cache"
+    wiring.reset()
+
+
+def test_an_invalidation_changes_the_generation_at_once_and_moves_the_file(
+    cache, django_capture_on_commit_callbacks
+):
+    before = wiring.get_generations().of(SCOPES)
+    with django_capture_on_commit_callbacks(execute=True):
+        epoch = invalidate(user_id="u")
+    assert int(before) < epoch
+    assert wiring.get_generations().of(SCOPES) == str(epoch)
+    assert EpochFile(cache / "epoch").read() == epoch
+    assert stat.S_IMODE((cache / "epoch").stat().st_mode) == 0o600
+
+
+def test_epochs_begin_with_the_time_so_that_no_two_databases_share_one():
+    begun = timezone.now() - timedelta(days=1)
+    assert Epoch.objects.get().latest > begun.timestamp() * 1000
+    assert Invalidation.objects.get().scope == "all"
+
+
+def test_what_nothing_cached_is_older_than_is_forgotten(cache):
+    invalidate(user_id="old")
+    Invalidation.objects.filter(scope="u:old").update(at=timezone.now() - timedelta(days=30))
+    invalidate(user_id="new")
+    assert set(Invalidation.objects.values_list("scope", flat=True)) == {"all", "u:new"}
+    last = invalidate()
+    assert list(Invalidation.objects.values_list("epoch", "scope")) == [(last, "all")]
+
+
+def test_a_database_that_is_away_is_a_doubt_and_not_an_error(cache, monkeypatch):
+    sure = wiring.get_generations().of(SCOPES)
+
+    def away(*args, **kwargs):
+        raise DatabaseError("gone")
+
+    monkeypatch.setattr(Invalidation.objects, "filter", away)
+    with pytest.raises(LevelUnavailable):
+        Invalidation.after(0)
+    wiring.get_generations().refresh()
+    assert wiring.get_generations().of(SCOPES) != sure
+    monkeypatch.undo()
+    assert wiring.get_generations().of(SCOPES) == sure
+
+
+def test_the_file_is_shared_by_processes_and_never_falls(tmp_path):
+    path = tmp_path / "cache" / "epoch"
+    epochs = EpochFile(path)
+    assert epochs.read() == 0
+    code = (
+        "import sys; from pathlib import Path; from cache_app.epoch_file import EpochFile\n"
+        "file = EpochFile(Path(sys.argv[1]))\n"
+        "for epoch in (5, 3, int(sys.argv[2])): file.advance(epoch)\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(path), str(latest)])
+        for latest in (2**40, 7, 2**40 + 1)
+    ]
+    assert [process.wait(30) for process in processes] == [0, 0, 0]
+    assert epochs.read() == 2**40 + 1
+    epochs.close()
+
+
+def test_the_command_names_what_it_forgets_and_refuses_to_guess(cache, capsys):
+    for arguments in (["--user", "u"], ["--model", "m", "--model-version", "3"], ["--all"]):
+        call_command("invalidate", *arguments)
+        assert "Invalidated" in capsys.readouterr().out
+    for wrong in ([], ["--all", "--user", "u"], ["--model-version", "3"]):
+        with pytest.raises(CommandError):
+            call_command("invalidate", *wrong)
+    assert Invalidation.objects.get().scope == "all"

@@ -1,0 +1,46 @@
+"""An invalidation reaches every worker process of a server before it returns."""
+
+import pytest
+
+from tests.journeys.conftest import free_port, manage, start, stop
+
+pytestmark = [pytest.mark.xdist_group("journey"), pytest.mark.contract("C8")]
+
+
+@pytest.fixture
+def two_workers(installation, server):
+    """The demo's installation, served by two more processes on another port."""
+    port = free_port()
+    running = start(installation[0], port, workers=2)
+    yield running
+    stop(running)
+
+
+def test_no_worker_serves_what_was_invalidated(two_workers, server):
+    seen = set()
+    with two_workers.client() as client:
+        for turn in range(12):
+            user = f"invalidated-{turn}"
+            question = {"user_id": user, "context": {"turn": turn}}
+
+            def ask(question=question):
+                # A new connection each time: the workers take turns.
+                response = client.post("predict", json=question, headers={"Connection": "close"})
+                return response.json()
+
+            assert ask()["cached"] is False
+            assert all(ask()["cached"] for _ in range(6))
+            if turn % 2:
+                cleared = client.delete("cache/clear", params={"user_id": user})
+                assert cleared.status_code == 200
+            else:
+                manage(two_workers.var, "invalidate", "--user", user)
+            first = ask()
+            assert first["cached"] is False
+            later = [ask() for _ in range(6)]
+            assert all(answer["cached"] for answer in later)
+            seen |= {answer["source"] for answer in later}
+            seen |= {client.get("cache/stats", headers={"Connection": "close"}).json()["process"]}
+    assert {"l1", "l2"} <= seen, "both workers answered"
+    with server.client() as other:  # a process of its own, on the same installation
+        assert other.post("predict", json=question).json()["source"] in {"l2", "l1"}
