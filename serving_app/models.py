@@ -261,6 +261,24 @@ class Promotion(models.Model):
         return f"{self.version} at {self.at:%Y-%m-%d %H:%M:%S}"
 
 
+class ProcessStatistics(models.Model):
+    """What one serving process counted, as of a moment ago; other processes add it to theirs."""
+
+    process = models.CharField(_("process"), max_length=255, primary_key=True)
+    seen = models.DateTimeField(_("last seen"))
+    serving = models.JSONField(_("serving"))
+    cache = models.JSONField(_("cache"))
+
+    class Meta:
+        """Names."""
+
+        verbose_name = _("process statistics")
+        verbose_name_plural = _("process statistics")
+
+    def __str__(self) -> str:
+        return self.process
+
+
 class Activation(models.Model):
     """What one serving process made of a model's live version."""
 

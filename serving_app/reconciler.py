@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT = 15.0
 """Seconds between two signs of life of a process in its `Activation` rows."""
+TELL = 2.0
+"""Seconds between two times that a process tells its statistics."""
 GONE = 60.0
 """Seconds without one after which a process's rows are taken away."""
 RETRY = 30.0
@@ -44,6 +46,8 @@ class Reconciler:
         open_version: Loads a version and probes it.
         activated: Called with model name and version when a version has gone live.
         look_around: Called at each pass: what else may have changed elsewhere is read there.
+        tell: Called every `TELL` seconds: what others may want to know is written there.
+        sign_off: Called when the process ends.
         interval: Seconds between two looks at the database.
         grace: Seconds that an old version may take to drain when the process stops.
     """
@@ -55,6 +59,8 @@ class Reconciler:
         open_version: Callable[[VersionRecord], LiveVersion],
         activated: Callable[[str, int], None],
         look_around: Callable[[], None],
+        tell: Callable[[], None],
+        sign_off: Callable[[], None],
         interval: float,
         grace: float = 10.0,
     ) -> None:
@@ -62,6 +68,8 @@ class Reconciler:
         self._open_version = open_version
         self._activated = activated
         self._look_around = look_around
+        self._tell = tell
+        self._sign_off = sign_off
         self._interval = interval
         self._grace = grace
         self._lock = threading.Lock()
@@ -71,7 +79,7 @@ class Reconciler:
         self._passed = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._beat = 0.0
+        self._beat = self._told = 0.0
         self.ready = threading.Event()
         """Set once the first pass is through: everything that can be live, is."""
 
@@ -159,6 +167,9 @@ class Reconciler:
         )
 
     def _heartbeat(self) -> None:
+        if not self._told or time.monotonic() - self._told >= TELL:
+            self._told = time.monotonic()
+            self._tell()
         if self._beat and time.monotonic() - self._beat < HEARTBEAT:
             return
         self._beat = time.monotonic()
@@ -220,6 +231,7 @@ class Reconciler:
             self._wake.wait(self._interval)
         try:
             Activation.objects.filter(process=process_name()).delete()
+            self._sign_off()
         except Exception:  # the rows of a process that is gone are taken away by others
             logger.exception("This process could not sign off")
         finally:

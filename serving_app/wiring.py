@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from cache_app.conf import cache_settings
 from cache_app.wiring import get_generations, get_levels
 from plugins.apps import get_registry
+from serving_app import process_statistics
 from serving_app.conf import serving_settings
 from serving_app.core.live_models import LiveModels
 from serving_app.core.live_version import open_version
 from serving_app.core.recommender import Recommender
 from serving_app.models import ServedModel
-from serving_app.reconciler import Reconciler
+from serving_app.reconciler import Reconciler, process_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,10 @@ def _build() -> Serving:
     reconciler = Reconciler(
         live,
         look_around=get_generations().refresh,
+        tell=lambda: process_statistics.tell(
+            process_name(), process_statistics.own(live, recommender)
+        ),
+        sign_off=lambda: process_statistics.forget(process_name()),
         open_version=functools.partial(open_version, store=serving.model_store, registry=registry),
         activated=registry.announce_model_activated,
         interval=serving.reconcile_seconds,

@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 
 __all__ = ["SingleFlight"]
 
+_REMEMBERED = 1000
+"""Results kept for those who looked into the cache just before they landed."""
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -25,16 +28,32 @@ class SingleFlight(Generic[K, V]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[K, Future[V]] = {}
+        self._landed: dict[K, tuple[int, Future[V]]] = {}
+        self._landings = 0
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    def join(self, key: K) -> tuple[Future[V], bool]:
-        """Return the key's future, and whether the caller leads."""
+    def moment(self) -> int:
+        """Return what `join` takes as ``since``: call it before looking into the cache."""
+        return self._landings
+
+    def join(self, key: K, *, since: int | None = None) -> tuple[Future[V], bool]:
+        """Return the key's future, and whether the caller leads.
+
+        Args:
+            key: What is to be computed.
+            since: The `moment` before the caller looked into the cache. A result that landed
+                after it is returned as it is: the caller was too early to find it there, and must
+                not compute it again. The last 1,000 results are remembered for that.
+        """
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
                 return flight, False
+            number, landed = self._landed.get(key, (0, None))
+            if landed is not None and since is not None and number > since:
+                return landed, False
             flight = self._flights[key] = Future()
             # A running future refuses to be cancelled.
             flight.set_running_or_notify_cancel()
@@ -46,7 +65,14 @@ class SingleFlight(Generic[K, V]):
         Raises:
             KeyError: The key is not under way.
         """
-        self._land(key).set_result(result)
+        with self._lock:
+            flight = self._flights.pop(key)
+            self._landings += 1
+            self._landed.pop(key, None)
+            self._landed[key] = (self._landings, flight)
+            if len(self._landed) > _REMEMBERED:
+                del self._landed[next(iter(self._landed))]  # a dict keeps the order of insertion
+        flight.set_result(result)
 
     def fail(self, key: K, error: BaseException) -> None:
         """Raise the error in all who wait, and forget the key.
@@ -54,8 +80,6 @@ class SingleFlight(Generic[K, V]):
         Raises:
             KeyError: The key is not under way.
         """
-        self._land(key).set_exception(error)
-
-    def _land(self, key: K) -> Future[V]:
         with self._lock:
-            return self._flights.pop(key)
+            flight = self._flights.pop(key)
+        flight.set_exception(error)

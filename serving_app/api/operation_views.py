@@ -17,10 +17,12 @@ from cache_app.core.keys import matcher
 from cache_app.invalidation import invalidate
 from cache_app.wiring import get_levels
 from plugins import InvalidInput
-from serving_app import wiring
+from serving_app import process_statistics, wiring
 from serving_app.api.permissions import CanOperate
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.latency import LatencySummary
+from serving_app.core.recommender import RecommenderStats
+from serving_app.core.statistics import Statistics
 from serving_app.models import ServedModel
 from serving_app.reconciler import process_name
 
@@ -110,30 +112,41 @@ class ServingStatsView(APIView):
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT})
     def get(self, request: Request) -> Response:
-        """Return requests, batches and latencies of the answering process, by model."""
+        """Return requests, batches and latencies by model, summed over all serving processes."""
         serving = wiring.get_serving()
-        asked = serving.recommender.stats()
-        models: dict[str, dict[str, Any]] = {
-            name: {
-                "requests": stats.requests,
-                "by_source": stats.by_source,
-                "stale": stats.stale,
-                "degraded": stats.degraded,
-                "errors": stats.errors,
-                "latency_ms": _milliseconds(stats.seconds),
-                "live": None,
+        told = process_statistics.others(process_name())
+        statistics = process_statistics.of_all(
+            process_statistics.own(serving.live, serving.recommender), told
+        )
+        names = sorted(statistics.models.keys() | statistics.versions.keys())
+        return Response(
+            {
+                "process": process_name(),
+                "processes": sorted([process_name(), *(row.process for row in told)]),
+                "models": {name: _model(statistics, name) for name in names},
             }
-            for name, stats in asked.items()
-        }
-        for name, version in serving.live.live().items():
-            models.setdefault(
-                name, {"requests": 0, "by_source": {}, "errors": {}, "latency_ms": None}
-            )["live"] = {
-                "version": version.record.version,
-                "framework": version.record.framework,
-                **_batching(version.stats()),
+        )
+
+
+def _model(statistics: Statistics, name: str) -> dict[str, Any]:
+    """Return what was counted of one model."""
+    stats = statistics.models.get(name) or RecommenderStats.merged([])
+    return {
+        "requests": stats.requests,
+        "by_source": stats.by_source,
+        "stale": stats.stale,
+        "degraded": stats.degraded,
+        "errors": stats.errors,
+        "latency_ms": _milliseconds(stats.seconds.summary()),
+        "versions": {
+            str(number): {
+                "framework": version.framework,
+                "processes": version.processes,
+                **_batching(version.batching),
             }
-        return Response({"process": process_name(), "models": dict(sorted(models.items()))})
+            for number, version in sorted(statistics.versions.get(name, {}).items())
+        },
+    }
 
 
 def _milliseconds(summary: LatencySummary) -> dict[str, float]:
@@ -151,8 +164,8 @@ def _batching(stats: BatcherStats) -> dict[str, Any]:
         "queued": stats.queued,
         "running": stats.running,
         "batch_sizes": {str(size): n for size, n in stats.batch_sizes.items()},
-        "queue_ms": _milliseconds(stats.queue_seconds),
-        "model_ms": _milliseconds(stats.model_seconds),
+        "queue_ms": _milliseconds(stats.queue_seconds.summary()),
+        "model_ms": _milliseconds(stats.model_seconds.summary()),
     }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from plugins import InferenceError, ModelNotReady, QueueFull
-from serving_app.core.latency import LatencyHistogram, LatencySummary
+from serving_app.core.latency import LatencyCounts, LatencyHistogram
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -35,8 +35,26 @@ class BatcherStats:
     running: int
     batch_sizes: dict[int, int]
     """Batches by size, rounded up to a power of two."""
-    queue_seconds: LatencySummary
-    model_seconds: LatencySummary
+    queue_seconds: LatencyCounts
+    model_seconds: LatencyCounts
+
+    @classmethod
+    def merged(cls, parts: Sequence[BatcherStats]) -> BatcherStats:
+        """Return the counts of several batchers as one's."""
+        sizes: Counter[int] = Counter()
+        for part in parts:
+            sizes.update(part.batch_sizes)
+        return cls(
+            submitted=sum(part.submitted for part in parts),
+            rejected=sum(part.rejected for part in parts),
+            batches=sum(part.batches for part in parts),
+            failed_batches=sum(part.failed_batches for part in parts),
+            queued=sum(part.queued for part in parts),
+            running=sum(part.running for part in parts),
+            batch_sizes=dict(sorted(sizes.items())),
+            queue_seconds=LatencyCounts.merged(part.queue_seconds for part in parts),
+            model_seconds=LatencyCounts.merged(part.model_seconds for part in parts),
+        )
 
 
 @dataclass(slots=True)
@@ -132,13 +150,13 @@ class Batcher(Generic[Work, Result]):
                 queued=len(self._queue),
                 running=self._running,
                 batch_sizes=dict(sorted(self._sizes.items())),
-                queue_seconds=self._queue_seconds.summary(),
-                model_seconds=self._model_seconds.summary(),
+                queue_seconds=self._queue_seconds.counts(),
+                model_seconds=self._model_seconds.counts(),
             )
 
     def _seconds_to_drain(self) -> float:
         batches = len(self._queue) / (self._max_batch * len(self._threads))
-        return max(0.05, batches * self._model_seconds.summary().average)
+        return max(0.05, batches * self._model_seconds.counts().average)
 
     def _work(self) -> None:
         while batch := self._next_batch():

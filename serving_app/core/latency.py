@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _PER_DECADE = 20
@@ -15,7 +17,7 @@ BOUNDS: tuple[float, ...] = tuple(
 
 @dataclass(frozen=True, slots=True)
 class LatencySummary:
-    """Quantiles of a `LatencyHistogram`, in seconds."""
+    """Quantiles of durations, in seconds."""
 
     count: int
     mean: float
@@ -24,6 +26,41 @@ class LatencySummary:
     p99: float
     average: float
     """Exponential moving average; the last 20 values weigh about 63 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyCounts:
+    """What a histogram counted: plain numbers, which those of other processes can be added to."""
+
+    buckets: dict[int, int]
+    """Durations by bucket of `BOUNDS`; buckets without any are left out."""
+    total: float
+    """Their sum, in seconds."""
+    average: float
+    """Their exponential moving average, in seconds."""
+
+    @property
+    def count(self) -> int:
+        """Return how many durations were counted."""
+        return sum(self.buckets.values())
+
+    @classmethod
+    def merged(cls, parts: Iterable[LatencyCounts]) -> LatencyCounts:
+        """Return the counts of several histograms as one; averages weigh by their counts."""
+        buckets: Counter[int] = Counter()
+        total = weighted = 0.0
+        for part in parts:
+            buckets.update(part.buckets)
+            total += part.total
+            weighted += part.average * part.count
+        return cls(dict(sorted(buckets.items())), total, weighted / max(1, buckets.total()))
+
+    def summary(self) -> LatencySummary:
+        """Return count, mean, quantiles and moving average; all zero without any value."""
+        count = self.count
+        p50, p90, p99 = (_quantile(self.buckets, count, q) for q in (0.5, 0.9, 0.99))
+        mean = self.total / count if count else 0.0
+        return LatencySummary(count, mean, p50, p90, p99, self.average)
 
 
 class LatencyHistogram:
@@ -47,25 +84,19 @@ class LatencyHistogram:
                 0.05 if self._count > 20 else 1 / self._count
             )
 
-    def summary(self) -> LatencySummary:
-        """Return count, mean, quantiles and moving average; all zero before the first value."""
+    def counts(self) -> LatencyCounts:
+        """Return what was counted so far."""
         with self._lock:
-            counts, total, count, average = (
-                list(self._counts),
-                self._sum,
-                self._count,
-                self._average,
-            )
-        p50, p90, p99 = (_quantile(counts, count, q) for q in (0.5, 0.9, 0.99))
-        return LatencySummary(count, total / count if count else 0.0, p50, p90, p99, average)
+            buckets = {bucket: n for bucket, n in enumerate(self._counts) if n}
+            return LatencyCounts(buckets, self._sum, self._average)
 
 
-def _quantile(counts: list[int], count: int, q: float) -> float:
+def _quantile(buckets: Mapping[int, int], count: int, q: float) -> float:
     """Return the upper bound of the bucket that holds the quantile."""
     rank = q * count
     seen = 0
-    for bucket, n in enumerate(counts):
-        seen += n
-        if n and seen >= rank:
+    for bucket in sorted(buckets):
+        seen += buckets[bucket]
+        if seen >= rank:
             return BOUNDS[min(bucket, len(BOUNDS) - 1)]
     return 0.0

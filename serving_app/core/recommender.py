@@ -27,7 +27,7 @@ from plugins import (
     RecserveError,
     Unavailable,
 )
-from serving_app.core.latency import LatencyHistogram, LatencySummary
+from serving_app.core.latency import LatencyCounts, LatencyHistogram
 from serving_app.core.live_models import Lease, LiveModels
 from serving_app.core.live_version import LiveVersion, VersionRecord
 from serving_app.core.ranking import Ranking
@@ -49,8 +49,25 @@ class RecommenderStats:
     """Answers, of those, that stood in for a model that could not answer."""
     errors: dict[str, int]
     """Refused or failed requests by error."""
-    seconds: LatencySummary
+    seconds: LatencyCounts
     """From the request to its answer."""
+
+    @classmethod
+    def merged(cls, parts: Sequence[RecommenderStats]) -> RecommenderStats:
+        """Return the counts of several processes as one's."""
+        by_source: Counter[str] = Counter()
+        errors: Counter[str] = Counter()
+        for part in parts:
+            by_source.update(part.by_source)
+            errors.update(part.errors)
+        return cls(
+            requests=sum(part.requests for part in parts),
+            by_source=dict(by_source),
+            stale=sum(part.stale for part in parts),
+            degraded=sum(part.degraded for part in parts),
+            errors=dict(errors),
+            seconds=LatencyCounts.merged(part.seconds for part in parts),
+        )
 
 
 class _Counts:
@@ -200,11 +217,12 @@ class Recommender:
             # Given features are checked even if the answer is cached: a hit hides no bad request.
             row = None if request.features is None else version.layout.row(request.features)
             key = self._key(request, version, row)
+            moment = self._flights.moment()
             found = self._find(key, request)
             if found is not None and not found.stale_for:
                 return Pending(request, record, deadline, found, None)
             try:
-                flight = self._compute(key, request, row, lease)
+                flight = self._compute(key, request, row, lease, since=moment)
             except Unavailable as error:
                 if found is None:
                     raise
@@ -252,10 +270,12 @@ class Recommender:
         request: RecommendationRequest,
         row: NDArray[np.float32] | None,
         lease: Lease,
+        *,
+        since: int,
     ) -> Future[Ranking]:
         """Return the future of the key's ranking; the first to ask starts its computation."""
         depth = self._depth_for(request)
-        flight, leads = self._flights.join((key, depth))
+        flight, leads = self._flights.join((key, depth), since=since)
         if not leads:
             return flight
         started = self._clock()
@@ -345,7 +365,7 @@ class Recommender:
                     stale=counts.stale,
                     degraded=counts.degraded,
                     errors=dict(counts.errors),
-                    seconds=counts.seconds.summary(),
+                    seconds=counts.seconds.counts(),
                 )
                 for name, counts in self._counts.items()
             }

@@ -22,7 +22,8 @@ from tests import settings as module
 
 given = json.loads(sys.argv[1])
 module.RECSERVE = given["RECSERVE"]
-module.DATABASES["default"]["NAME"] = given["database"]
+sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": given["database"]}
+module.DATABASES = {"default": sqlite}
 django.setup()
 from cache_app.wiring import get_levels
 from plugins import RecommendationRequest
@@ -52,7 +53,6 @@ wiring.stop()
 """
 
 
-@pytest.mark.contract("C2")
 def test_a_second_process_answers_from_l2_then_from_l1(tmp_path):
     store = tmp_path / "models"
     store.mkdir()

@@ -97,3 +97,51 @@ def test_a_key_that_is_not_under_way_cannot_land():
         SingleFlight().resolve("a", 1)
     with pytest.raises(KeyError):
         SingleFlight().fail("a", ValueError())
+
+
+def test_a_result_that_landed_since_the_caller_looked_is_not_computed_again():
+    flights = SingleFlight()
+    early = flights.moment()
+    assert flights.join("a", since=early)[1]
+    flights.resolve("a", 1)
+    future, leads = flights.join("a", since=early)
+    assert (future.result(0), leads) == (1, False)
+    assert flights.join("a", since=flights.moment())[1], "who looked afterwards computes"
+
+
+def test_a_failure_is_not_remembered_and_results_only_for_a_while():
+    flights = SingleFlight()
+    early = flights.moment()
+    flights.join("a")
+    flights.fail("a", ValueError())
+    assert flights.join("a", since=early)[1]
+    for n in range(1100):
+        flights.join(n)
+        flights.resolve(n, n)
+    assert not flights.join(1099, since=early)[1]
+    assert flights.join(5, since=early)[1]
+
+
+def test_however_many_threads_ask_for_a_cold_key_it_is_computed_once():
+    for _ in range(20):
+        flights, cache, computed = SingleFlight(), {}, []
+        together = threading.Barrier(60)
+
+        def ask(flights=flights, cache=cache, computed=computed, together=together):
+            together.wait(10)
+            moment = flights.moment()
+            if "key" in cache:
+                return
+            future, leads = flights.join("key", since=moment)
+            if leads:
+                computed.append(1)
+                cache["key"] = 1
+                flights.resolve("key", 1)
+            assert future.result(10) == 1
+
+        threads = [threading.Thread(target=ask) for _ in range(60)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert computed == [1]

@@ -82,9 +82,10 @@ def test_serving_stats_count_requests_batches_and_latencies(client_as, live_mode
     assert stats["errors"] == {"InvalidInput": 1}
     assert stats["latency_ms"]["count"] == 4
     assert stats["latency_ms"]["p50"] <= stats["latency_ms"]["p99"]
-    assert stats["live"]["version"] == 1
-    assert stats["live"]["batch_sizes"] == {"1": 1}
-    assert stats["live"]["model_ms"]["count"] == 1
+    version = stats["versions"]["1"]
+    assert (version["framework"], version["processes"]) == ("numpy_linear", 1)
+    assert version["batch_sizes"] == {"1": 1}
+    assert version["model_ms"]["count"] == 1
 
 
 def test_rubbish_names_do_not_grow_the_statistics(client_as, live_model):

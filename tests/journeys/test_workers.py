@@ -1,10 +1,12 @@
-"""An invalidation reaches every worker process of a server before it returns."""
+"""Several worker processes of one server: what is shared is shared, and counts are summed."""
+
+import time
 
 import pytest
 
 from tests.journeys.conftest import free_port, manage, start, stop
 
-pytestmark = [pytest.mark.xdist_group("journey"), pytest.mark.contract("C8")]
+pytestmark = pytest.mark.xdist_group("journey")
 
 
 @pytest.fixture
@@ -16,6 +18,7 @@ def two_workers(installation, server):
     stop(running)
 
 
+@pytest.mark.contract("C8")
 def test_no_worker_serves_what_was_invalidated(two_workers, server):
     seen = set()
     with two_workers.client() as client:
@@ -44,3 +47,21 @@ def test_no_worker_serves_what_was_invalidated(two_workers, server):
     assert {"l1", "l2"} <= seen, "both workers answered"
     with server.client() as other:  # a process of its own, on the same installation
         assert other.post("predict", json=question).json()["source"] in {"l2", "l1"}
+
+
+@pytest.mark.contract("S10")
+def test_statistics_are_summed_over_the_workers(two_workers):
+    def asked(client):
+        answer = client.get("serving/stats", headers={"Connection": "close"}).json()
+        return answer["models"]["popular"]["requests"], answer["processes"]
+
+    with two_workers.client() as client:
+        before, _ = asked(client)
+        for n in range(20):
+            question = {"user_id": f"counted-{n}", "model_name": "popular"}
+            client.post("predict", json=question, headers={"Connection": "close"})
+        deadline = time.monotonic() + 30
+        while (told := asked(client))[0] != before + 20:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.1)
+        assert len(told[1]) >= 2

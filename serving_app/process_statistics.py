@@ -1,0 +1,91 @@
+"""Statistics of all serving processes, which each tells to the database now and then."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from cache_app.wiring import get_levels
+from serving_app.core.live_models import LiveModels
+from serving_app.core.recommender import Recommender
+from serving_app.core.statistics import Statistics, VersionStats
+from serving_app.models import ProcessStatistics
+
+logger = logging.getLogger(__name__)
+
+GONE = 60.0
+"""Seconds without a sign of life after which a process no longer counts."""
+
+
+def own(live: LiveModels, recommender: Recommender) -> Statistics:
+    """Return what this process counted until now."""
+    return Statistics(
+        models=recommender.stats(),
+        versions={
+            name: {
+                version.record.version: VersionStats(version.record.framework, 1, version.stats())
+            }
+            for name, version in live.live().items()
+        },
+    )
+
+
+def own_cache() -> dict[str, dict[str, Any]]:
+    """Return what this process counted of each level of the cache."""
+    return {name: dataclasses.asdict(stats) for name, stats in get_levels().stats().items()}
+
+
+def tell(process: str, statistics: Statistics) -> None:
+    """Let the other processes know of this one's statistics; forget those that are gone."""
+    now = timezone.now()
+    ProcessStatistics.objects.update_or_create(
+        process=process,
+        defaults={"seen": now, "serving": statistics.as_json(), "cache": own_cache()},
+    )
+    ProcessStatistics.objects.filter(seen__lt=now - timedelta(seconds=GONE)).delete()
+
+
+def forget(process: str) -> None:
+    """Take a process's statistics away: it is ending."""
+    ProcessStatistics.objects.filter(process=process).delete()
+
+
+def others(process: str) -> Sequence[ProcessStatistics]:
+    """Return what the other processes told, of those that are alive."""
+    since = timezone.now() - timedelta(seconds=GONE)
+    return list(ProcessStatistics.objects.filter(seen__gte=since).exclude(process=process))
+
+
+def of_all(statistics: Statistics, told: Sequence[ProcessStatistics]) -> Statistics:
+    """Return this process's statistics and those of the others as one."""
+    parts = [statistics]
+    for row in told:
+        try:
+            parts.append(Statistics.from_json(row.serving))
+        except ValueError:  # a process of another release, during an update
+            logger.warning("The statistics of %s cannot be read", row.process)
+    return Statistics.merged(parts)
+
+
+_SHARED = frozenset({"entries", "weight", "capacity"})
+"""Of a level that processes share, these are the same in each, and not to be added up."""
+
+
+def cache_of_all(
+    levels: Mapping[str, Mapping[str, Any]], told: Sequence[ProcessStatistics]
+) -> dict[str, dict[str, Any]]:
+    """Return each level's counts, summed over this process and the others."""
+    summed = {name: dict(counts) for name, counts in levels.items()}
+    for row in told:
+        for name, counts in row.cache.items():
+            if name not in summed:
+                continue  # a process with other settings, during an update
+            for key, value in counts.items():
+                if isinstance(value, int) and not (name != "l1" and key in _SHARED):
+                    summed[name][key] = summed[name].get(key, 0) + value
+    return summed

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from serving_app.core.batcher import Batcher
+from serving_app.core.latency import LatencyHistogram
+from serving_app.core.recommender import RecommenderStats
+from serving_app.core.statistics import Statistics, VersionStats
+
+pytestmark = pytest.mark.contract("S10")
+
+
+def counted(seconds):
+    histogram = LatencyHistogram()
+    for each in seconds:
+        histogram.record(each)
+    return histogram.counts()
+
+
+def statistics(number, works):
+    batcher = Batcher(lambda batch: batch, name="m")
+    for work in range(works):
+        batcher.submit(work).result(10)
+    batcher.close()
+    return Statistics(
+        models={
+            "m": RecommenderStats(
+                works, {"model": works}, 1, 0, {"InvalidInput": 2}, counted([0.01] * works)
+            )
+        },
+        versions={"m": {number: VersionStats("numpy_linear", 1, batcher.stats())}},
+    )
+
+
+def test_what_was_written_as_json_is_read_as_it_was():
+    original = statistics(3, 5)
+    assert Statistics.from_json(json.loads(json.dumps(original.as_json()))) == original
+    with pytest.raises(ValueError, match="models"):
+        Statistics.from_json({"models": {"m": {"requests": "many"}}})
+
+
+def test_processes_add_up_by_model_and_version():
+    merged = Statistics.merged([statistics(1, 3), statistics(1, 4), statistics(2, 5)])
+    model = merged.models["m"]
+    assert (model.requests, model.by_source, model.stale) == (12, {"model": 12}, 3)
+    assert (model.errors, model.seconds.count) == ({"InvalidInput": 6}, 12)
+    one, two = merged.versions["m"][1], merged.versions["m"][2]
+    assert (one.processes, one.batching.submitted, one.batching.batch_sizes) == (2, 7, {1: 7})
+    assert (two.processes, two.batching.submitted) == (1, 5)
+    assert Statistics.merged([]) == Statistics()
