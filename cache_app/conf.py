@@ -15,6 +15,7 @@ from redis.connection import parse_url
 
 from cache_app.core.freshness import Freshness
 from cache_app.embedded_level import LEAST_BYTES
+from cache_app.redis_ring import node_name
 from cache_app.redis_servers import Address
 from plugins.options import did_you_mean
 
@@ -23,6 +24,7 @@ __all__ = [
     "ClusterSettings",
     "EmbeddedSettings",
     "RedisSettings",
+    "RingSettings",
     "SentinelSettings",
     "cache_settings",
 ]
@@ -87,6 +89,20 @@ class ClusterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RingSettings:
+    """Settings of an L3 in several independent Redis servers."""
+
+    nodes: Mapping[str, float] = field(repr=False)  # they may hold passwords
+    """``L3.NODES``: their URLs, with their weights."""
+    replicas: int = 1
+    """``L3.REPLICAS``: how many of them have a copy of each key."""
+    timeout: float = 0.05
+    """``L3.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
+    compress_above: int = 512
+    """``L3.COMPRESS_ABOVE``: from how many bytes on a value is compressed."""
+
+
+@dataclass(frozen=True, slots=True)
 class CacheSettings:
     """Settings of the cache."""
 
@@ -110,12 +126,15 @@ class CacheSettings:
     """``L1.OPTIONS``: options of the policy."""
     l2: EmbeddedSettings | RedisSettings | None = None
     """``L2``: the level below L1, of ``BACKEND`` ``embedded`` or ``redis``; None: there is none."""
-    l3: SentinelSettings | ClusterSettings | None = None
-    """``L3``: the lowest level, of ``BACKEND`` ``sentinel`` or ``cluster``; None: there is none."""
+    l3: SentinelSettings | ClusterSettings | RingSettings | None = None
+    """``L3``: the lowest level, of ``BACKEND`` ``sentinel``, ``cluster`` or ``ring``; None: there
+    is none."""
 
     epoch_file: Path | None = None
     """``EPOCH_FILE``: tells the processes of this host at once of invalidations; None: nothing
     does, and they look at the database now and then."""
+    train_dictionaries: bool = True
+    """``TRAIN_DICTIONARIES``: whether serving processes train compression dictionaries."""
 
     @property
     def freshness(self) -> Freshness:
@@ -148,7 +167,7 @@ def cache_settings() -> CacheSettings:
     given = _section(
         getattr(settings, "RECSERVE", {}).get("CACHE", {}),
         cache,
-        ("NAMESPACE", "TTL", *_FRESHNESS, "L1", "L2", "L3", "EPOCH_FILE"),
+        ("NAMESPACE", "TTL", *_FRESHNESS, "L1", "L2", "L3", "EPOCH_FILE", "TRAIN_DICTIONARIES"),
     )
     level = f'{cache}["L1"]'
     l1 = _section(given.get("L1", {}), level, ("CAPACITY", "POLICY", "OPTIONS"))
@@ -156,7 +175,7 @@ def cache_settings() -> CacheSettings:
     if "NAMESPACE" in given:
         values["namespace"] = _text(given["NAMESPACE"], f'{cache}["NAMESPACE"]')
     if "TTL" in given:
-        values["ttl"] = _seconds(given["TTL"], f'{cache}["TTL"]')
+        values["ttl"] = _positive(given["TTL"], f'{cache}["TTL"]')
     for key, most in _FRESHNESS.items():
         if key in given:
             values[key.lower()] = _at_most(given[key], most, f"{cache}[{key!r}]")
@@ -172,6 +191,10 @@ def cache_settings() -> CacheSettings:
         values["l3"] = _l3(given["L3"], f'{cache}["L3"]')
     if given.get("EPOCH_FILE") is not None:
         values["epoch_file"] = _file_path(given["EPOCH_FILE"], f'{cache}["EPOCH_FILE"]')
+    if "TRAIN_DICTIONARIES" in given:
+        values["train_dictionaries"] = _switch(
+            given["TRAIN_DICTIONARIES"], f'{cache}["TRAIN_DICTIONARIES"]'
+        )
     return CacheSettings(**values)
 
 
@@ -180,6 +203,9 @@ _REDIS = ("BACKEND", "URL", "TIMEOUT", "COMPRESS_ABOVE")
 _SERVERS = ("BACKEND", "USERNAME", "PASSWORD", "TIMEOUT", "COMPRESS_ABOVE")
 _SENTINEL = (*_SERVERS, "SENTINELS", "SERVICE")
 _CLUSTER = (*_SERVERS, "NODES")
+_RING = ("BACKEND", "NODES", "REPLICAS", "TIMEOUT", "COMPRESS_ABOVE")
+_MOST_WEIGHT = 10.0
+"""Of a node of the ring: a weight costs memory, and time to begin with."""
 
 
 def _l2(given: Any, where: str) -> EmbeddedSettings | RedisSettings | None:
@@ -203,11 +229,14 @@ def _redis_url(given: Any, where: str) -> str:
     return str(given)
 
 
-def _l3(given: Any, where: str) -> SentinelSettings | ClusterSettings | None:
-    backend = _backend(given, where, {"sentinel": _SENTINEL, "cluster": _CLUSTER})
+def _l3(given: Any, where: str) -> SentinelSettings | ClusterSettings | RingSettings | None:
+    keys = {"sentinel": _SENTINEL, "cluster": _CLUSTER, "ring": _RING}
+    backend = _backend(given, where, keys)
     if backend is None:
         return None
     values = _timeout_and_compression(given, where)
+    if backend == "ring":
+        return _ring(given, values, where)
     for key in ("USERNAME", "PASSWORD"):
         if given.get(key) is not None:
             if not isinstance(given[key], str) or not given[key]:
@@ -220,6 +249,40 @@ def _l3(given: Any, where: str) -> SentinelSettings | ClusterSettings | None:
         _text(given.get("SERVICE"), f'{where}["SERVICE"]'),
         **values,
     )
+
+
+def _ring(given: Mapping[str, Any], values: dict[str, Any], where: str) -> RingSettings:
+    nodes = _weights(given.get("NODES"), f'{where}["NODES"]')
+    replicas = _count(given.get("REPLICAS", 1), f'{where}["REPLICAS"]')
+    if replicas > len(nodes):
+        raise ImproperlyConfigured(
+            f'{where}["REPLICAS"] must be {len(nodes)} at most, the number of nodes, '
+            f"not {replicas}."
+        )
+    return RingSettings(nodes, replicas, **values)
+
+
+def _weights(given: Any, where: str) -> dict[str, float]:
+    """Return the URLs of nodes, with their weights. URLs may hold passwords, and are not shown."""
+    if not isinstance(given, list | tuple | Mapping) or not given:
+        raise ImproperlyConfigured(
+            f"{where} must be a list of URLs, or a dict of URLs and weights, that is not empty."
+        )
+    weights: dict[str, float] = {}
+    names: set[str] = set()
+    for number, node in enumerate(given, 1):
+        url = _redis_url(node, f"{where}, number {number},")
+        name = node_name(url)
+        if name in names:
+            raise ImproperlyConfigured(f"{where} must name {name} only once.")
+        names.add(name)
+        weight = given[node] if isinstance(given, Mapping) else 1.0
+        weights[url] = _positive(weight, f"{where}: the weight of {name}")
+        if weights[url] > _MOST_WEIGHT:
+            raise ImproperlyConfigured(
+                f"{where}: the weight of {name} must be at most {_MOST_WEIGHT:g}, not {weight!r}."
+            )
+    return weights
 
 
 def _backend(given: Any, where: str, keys: Mapping[str, tuple[str, ...]]) -> str | None:
@@ -252,7 +315,7 @@ def _embedded(l2: Mapping[str, Any], where: str) -> EmbeddedSettings:
 def _timeout_and_compression(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if "TIMEOUT" in given:
-        values["timeout"] = _seconds(given["TIMEOUT"], f'{where}["TIMEOUT"]')
+        values["timeout"] = _positive(given["TIMEOUT"], f'{where}["TIMEOUT"]')
     if "COMPRESS_ABOVE" in given:
         values["compress_above"] = _count(given["COMPRESS_ABOVE"], f'{where}["COMPRESS_ABOVE"]')
     return values
@@ -298,13 +361,19 @@ def _file_path(value: Any, where: str) -> Path:
     return Path(value)
 
 
+def _switch(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ImproperlyConfigured(f"{where} must be True or False, not {value!r}.")
+    return value
+
+
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ImproperlyConfigured(f"{where} must be a text that is not empty, not {value!r}.")
     return value
 
 
-def _seconds(value: Any, where: str) -> float:
+def _positive(value: Any, where: str) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
         raise ImproperlyConfigured(f"{where} must be a positive number, not {value!r}.")

@@ -72,6 +72,8 @@ _PUT_WAIT, _REMOVE_WAIT = 0.05, 2.0
 not removed is served wrongly."""
 _RETRY = 5.0
 """Seconds after a failed opening before the next is tried: it must not cost every request."""
+_SAMPLED = 16 * 1024 * 1024
+"""Bytes that a sample takes at most."""
 
 
 class EmbeddedLevel:
@@ -315,6 +317,34 @@ class EmbeddedLevel:
         return removed
 
     # --- Looking at it all ---
+
+    def sample(self, n: int) -> list[tuple[bytes, bytes]]:
+        """Return some entries' envelopes, each with the key that it is bound to.
+
+        They are those that expire last: under one TTL, the latest that were stored. Nothing is
+        counted.
+
+        Raises:
+            LevelUnavailable: The file cannot be used.
+        """
+        taken: list[tuple[bytes, bytes]] = []
+        room = _SAMPLED
+        file = self._file or self._open()
+        try:
+            with file.env.begin() as txn, txn.cursor(db=file.order) as cursor:
+                for place in cursor.iterprev(values=False):
+                    if len(taken) >= n or room <= 0:
+                        break
+                    at = place[8:]
+                    data = txn.get(at, db=file.values) or b""
+                    key = key_of(at, data)
+                    if key is not None:
+                        text = text_of(key)
+                        taken.append((envelope_of(data, at, text) or b"", text))
+                        room -= len(data)
+        except lmdb.Error as error:
+            self._fail(file, error)
+        return taken
 
     def stats(self) -> LevelStats:
         """Return this process's counts, and what the file holds; ``weight`` is in bytes.

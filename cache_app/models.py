@@ -1,8 +1,12 @@
-"""Invalidations, in the order in which they happened."""
+"""What processes share through the database: invalidations, and trained dictionaries."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Self
+
 from django.db import DatabaseError, models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from plugins.errors import LevelUnavailable
@@ -55,3 +59,62 @@ class Invalidation(models.Model):
             return list(cls.objects.filter(epoch__gt=epoch).values_list("epoch", "scope"))
         except DatabaseError as error:
             raise LevelUnavailable(f"Invalidations cannot be read: {error}") from error
+
+
+SPREAD = timedelta(seconds=60)
+"""Age from which a dictionary is written with. By then every process has read it, for
+`cache_app.wiring.refresh_dictionaries` looks every 30 s; to one that had not, what others store
+would be unreadable."""
+
+
+class CompressionDictionary(models.Model):
+    """A zstd dictionary, trained on cached answers. Never changed; the latest few are kept."""
+
+    id = models.PositiveIntegerField(_("id"), primary_key=True)
+    """1 to 65535, as in envelopes. It comes from the bytes: levels outlive a database, and another
+    dictionary of the same id would read their entries wrongly."""
+    data = models.BinaryField(_("data"))
+    created = models.DateTimeField(_("created"), default=timezone.now)
+    samples = models.PositiveIntegerField(_("samples"))
+    """Answers that it was trained on."""
+    ratio = models.FloatField(_("ratio"))
+    """Compressed to raw bytes, of answers that it was not trained on."""
+
+    class Meta:
+        """Names and order."""
+
+        verbose_name = _("compression dictionary")
+        verbose_name_plural = _("compression dictionaries")
+        ordering = ("-created", "-id")
+
+    def __str__(self) -> str:
+        return f"{self.id} of {self.created:%Y-%m-%d %H:%M:%S}"
+
+    @classmethod
+    def in_use(cls) -> tuple[dict[int, bytes], int]:
+        """Return every dictionary by its id, and the id of the one to write with; 0: none."""
+        rows: list[Self] = list(cls.objects.all())
+        known = timezone.now() - SPREAD
+        current = next((row.id for row in rows if row.created <= known), 0)
+        return {row.id: bytes(row.data) for row in rows}, current
+
+
+class DictionaryTraining(models.Model):
+    """When automatic training began last: one row, which the process that trains has claimed."""
+
+    begun = models.DateTimeField(_("begun"))
+
+    class Meta:
+        """Names."""
+
+        verbose_name = _("dictionary training")
+        verbose_name_plural = _("dictionary trainings")
+
+    def __str__(self) -> str:
+        return f"{self.begun:%Y-%m-%d %H:%M:%S}"
+
+    @classmethod
+    def claim(cls, every: timedelta) -> bool:
+        """Return whether it is the caller's turn: of all processes, one's each so often."""
+        now = timezone.now()
+        return cls.objects.filter(begun__lte=now - every).update(begun=now) == 1

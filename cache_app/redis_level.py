@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import threading
@@ -27,6 +28,10 @@ _PREFIX = b"rs:"
 """Before every key: what a level may remove. Others may use the same Redis."""
 _SCAN = 512
 """Keys that one step of a removal looks at, about; Redis serves others between the steps."""
+_SAMPLED = 16 * 1024 * 1024
+"""Bytes that a sample takes at most, about."""
+_STEPS, _TOGETHER = 64, 32
+"""Of a sample: steps of the scan on one server at most, and values asked for in one go."""
 _LATEST = 1 << 53
 """Milliseconds; Redis refuses an expiry that does not fit its integers."""
 
@@ -167,6 +172,27 @@ class RedisLevel:
         """
         return self.remove_where(lambda _: True)
 
+    def sample(self, n: int) -> list[tuple[bytes, bytes]]:
+        """Return some entries' envelopes, each with the key that it is bound to.
+
+        They are those that a scan of some steps meets first, which is by their hashes. Nothing is
+        counted.
+
+        Raises:
+            LevelUnavailable: A server does not answer.
+        """
+        taken: list[tuple[bytes, bytes]] = []
+        room = _SAMPLED
+        for server in self._servers.masters():
+            for keys in itertools.islice(_scan(server), _STEPS):
+                for start in range(0, len(keys), _TOGETHER):
+                    if len(taken) >= n or room <= 0:
+                        return taken[:n]
+                    for at, data in _values(server, keys[start : start + _TOGETHER]):
+                        taken.append((data, at[len(_PREFIX) :]))
+                        room -= len(data)
+        return taken[:n]
+
     def stats(self) -> LevelStats:
         """Return this process's counts, and what the servers hold.
 
@@ -217,6 +243,20 @@ def _holds(predicate: Callable[[str], bool], at: bytes) -> bool:
     except UnicodeDecodeError:
         return True
     return predicate(key)
+
+
+def _values(server: Server, keys: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return keys with their values, but for what is gone; nothing if a value is no text.
+
+    Raises:
+        LevelUnavailable: The server does not answer.
+    """
+    try:
+        values = server.ask_all([("GET", at) for at in keys])
+    except ResponseError:  # of another type, which nothing of ours stored
+        return []
+    pairs = zip(keys, values, strict=False)
+    return [(at, data) for at, data in pairs if isinstance(data, bytes)]
 
 
 def _scan(server: Server) -> Iterator[list[bytes]]:

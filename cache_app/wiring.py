@@ -5,39 +5,55 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
+
+from django.db import DatabaseError
 
 from cache_app.conf import (
     CacheSettings,
     ClusterSettings,
     EmbeddedSettings,
     RedisSettings,
+    RingSettings,
     SentinelSettings,
     cache_settings,
 )
 from cache_app.core.breaker import Breaker, GuardedLevel
-from cache_app.core.codec import Codec
+from cache_app.core.codec import Codec, CodecStats
 from cache_app.core.generations import Generations
 from cache_app.core.levels import Level, Levels
 from cache_app.core.memory import MemoryLevel
 from cache_app.embedded_level import EmbeddedLevel
 from cache_app.epoch_file import EpochFile
-from cache_app.models import Invalidation
+from cache_app.epoch_signals import EpochSignals
+from cache_app.models import CompressionDictionary, Invalidation
+from cache_app.redis_bus import EpochBus
 from cache_app.redis_cluster import ClusterNodes
 from cache_app.redis_level import RedisLevel
+from cache_app.redis_ring import RingNodes
 from cache_app.redis_servers import OneServer, SentinelMaster, Servers
 from plugins.apps import get_registry
+from plugins.errors import LevelUnavailable
 
 _lock = threading.Lock()
 _levels: Levels | None = None
 _closings: list[Callable[[], None]] = []
 """What frees the levels' files and connections."""
+_bytes_levels: dict[str, EmbeddedLevel | RedisLevel] = {}
+"""The levels below L1, fastest first, by name."""
+_dictionaries: tuple[dict[int, bytes], int] = ({}, 0)
+"""What their codecs use: dictionaries by id, and the one to write with."""
+_next_look = float("-inf")
 _generations: Generations | None = None
-_epochs: EpochFile | None = None
+_signals: EpochSignals | None = None
 _value_type: Any = None
 
 logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 30.0
+"""Seconds between two looks for new dictionaries."""
 
 
 def set_value_type(value_type: Any) -> None:
@@ -69,50 +85,111 @@ def get_levels() -> Levels:
     return _levels
 
 
+def codec_stats() -> dict[str, CodecStats]:
+    """Return what the codecs counted, by level; L1 has none."""
+    return {name: level.codec.stats() for name, level in _bytes_levels.items()}
+
+
+def refresh_dictionaries() -> None:
+    """Use the dictionaries that the database has; a look at it every 30 s at most.
+
+    Serving calls it before its first look-up, and now and then. While the database does not
+    answer, those that are known stay.
+    """
+    if _bytes_levels and time.monotonic() >= _next_look:
+        _look_for_dictionaries()
+
+
+def _look_for_dictionaries() -> None:
+    global _dictionaries, _next_look  # noqa: PLW0603  (one cache per process)
+    _next_look = time.monotonic() + _LOOK_SECONDS
+    try:
+        there = CompressionDictionary.in_use()
+    except DatabaseError as error:
+        logger.warning("Compression dictionaries cannot be read: %s", error)
+        return
+    if there != _dictionaries:
+        by_id, current = there
+        try:
+            for level in _bytes_levels.values():
+                level.codec.use_dictionaries(by_id, current)
+        except ValueError:
+            logger.exception("A compression dictionary in the database cannot be used")
+        _dictionaries = there
+
+
+def sample_payloads(n: int) -> list[bytes]:
+    """Return what some entries of L2, or else L3, hold, uncompressed: to train dictionaries on.
+
+    Raises:
+        LevelUnavailable: There is no such level, or it does not answer.
+        DatabaseError: The dictionaries that the entries need cannot be read.
+    """
+    get_levels()
+    if not _bytes_levels:
+        raise LevelUnavailable("There is no L2 or L3, and so no answer in compressed form.")
+    level = next(iter(_bytes_levels.values()))
+    codec = Codec(_value_type)  # its counts are nobody's
+    codec.use_dictionaries(*CompressionDictionary.in_use())
+    read = (codec.decode(envelope, text) for envelope, text in level.sample(n))
+    return [codec.payload(stored) for stored in read if stored is not None]
+
+
 def get_generations() -> Generations:
     """Return what this process knows of invalidations; build it on first use."""
-    global _generations, _epochs  # noqa: PLW0603  (one cache per process)
+    global _generations, _signals  # noqa: PLW0603  (one cache per process)
     if _generations is None:
         with _lock:
             if _generations is None:
-                _epochs = _open_epochs(cache_settings())
-                hint = _epochs.read if _epochs is not None else _no_hint
-                _generations = Generations(Invalidation.after, hint=hint)
+                _signals = _open_signals(cache_settings())
+                _closings.append(_signals.close)
+                _generations = Generations(Invalidation.after, hint=_signals.hint)
     return _generations
 
 
+def start() -> None:
+    """Begin to hear of other hosts' invalidations, on a thread. Called once, by who serves."""
+    get_generations()
+    assert _signals is not None, "get_generations opens them"
+    _signals.start()
+
+
 def tell(epoch: int) -> None:
-    """Let the processes of this host, this one first, know of an invalidation."""
+    """Let all processes, this one first, know of an invalidation."""
     generations = get_generations()
-    if _epochs is not None:
-        _epochs.advance(epoch)
     generations.refresh()
+    assert _signals is not None, "get_generations opens them"
+    _signals.tell(epoch)
 
 
-def _no_hint() -> int:
-    """Return always the same: without a file in common, processes look now and then."""
-    return 0
+def _open_signals(settings: CacheSettings) -> EpochSignals:
+    file = bus = None
+    if settings.epoch_file is not None:
+        try:
+            file = EpochFile(settings.epoch_file)
+        except OSError:
+            logger.exception("Invalidations of other processes are seen only now and then")
+    if isinstance(settings.l2, RedisSettings):
+        bus = functools.partial(
+            _bus, settings.l2.url, settings.namespace, timeout=settings.l2.timeout
+        )
+    return EpochSignals(file, bus)
 
 
-def _open_epochs(settings: CacheSettings) -> EpochFile | None:
-    if settings.epoch_file is None:
-        return None
-    try:
-        epochs = EpochFile(settings.epoch_file)
-    except OSError:
-        logger.exception("Invalidations of other processes are seen only now and then")
-        return None
-    _closings.append(epochs.close)
-    return epochs
+def _bus(url: str, namespace: str, heard: Callable[[int], None], *, timeout: float) -> EpochBus:
+    return EpochBus(url, namespace, heard=heard, timeout=timeout)
 
 
 def reset() -> None:
     """Forget the cache, so that the next use builds a new one (for tests)."""
-    global _levels, _generations, _epochs  # noqa: PLW0603  (one cache per process)
+    global _levels, _generations, _signals, _dictionaries, _next_look  # noqa: PLW0603  (one cache)
     with _lock:
+        _bytes_levels.clear()
+        _dictionaries = ({}, 0)
+        _next_look = float("-inf")
         while _closings:
             _closings.pop()()
-        _levels = _generations = _epochs = None
+        _levels = _generations = _signals = None
 
 
 def _build() -> Levels:
@@ -132,6 +209,7 @@ def _levels_below(settings: CacheSettings) -> list[Level]:
         case EmbeddedSettings() as l2:
             embedded = EmbeddedLevel(l2.path, _codec(l2.compress_above), max_bytes=l2.max_bytes)
             _closings.append(embedded.close)
+            _bytes_levels[embedded.name] = embedded
             levels.append(embedded)
         case RedisSettings() as l2:
             one = OneServer("l2", l2.url, timeout=l2.timeout)
@@ -149,12 +227,16 @@ def _levels_below(settings: CacheSettings) -> list[Level]:
         case ClusterSettings() as l3:
             nodes = ClusterNodes("l3", l3.nodes, timeout=l3.timeout, credentials=_credentials(l3))
             levels.append(_in_redis("l3", nodes, l3.compress_above))
+        case RingSettings() as l3:
+            ring = RingNodes("l3", l3.nodes, replicas=l3.replicas, timeout=l3.timeout)
+            levels.append(_in_redis("l3", ring, l3.compress_above))
     return levels
 
 
 def _in_redis(name: str, servers: Servers, compress_above: int) -> Level:
     level = RedisLevel(name, servers, _codec(compress_above))
     _closings.append(level.close)
+    _bytes_levels[name] = level
     return GuardedLevel(level, Breaker())
 
 

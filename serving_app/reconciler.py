@@ -86,6 +86,7 @@ class Reconciler:
     def reconcile(self) -> None:
         """Bring the live models in line with the database, once."""
         with self._lock:
+            self._look_around()
             wanted = {
                 model.name: model
                 for model in ServedModel.objects.exclude(live_version=None).select_related(
@@ -96,7 +97,6 @@ class Reconciler:
                 self._retire(name, None)
             for model in wanted.values():
                 self._follow(model)
-            self._look_around()
             self._heartbeat()
             self._close_drained()
         self.ready.set()

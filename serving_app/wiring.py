@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from django.db import close_old_connections
+
+from cache_app import wiring as cache_wiring
 from cache_app.conf import cache_settings
-from cache_app.wiring import get_generations, get_levels
+from cache_app.dictionaries import Trainer
+from cache_app.wiring import get_generations, get_levels, refresh_dictionaries
 from plugins.apps import get_registry
 from serving_app import process_statistics
 from serving_app.conf import serving_settings
@@ -60,8 +64,10 @@ def start() -> None:
     """Begin to follow the database. Servers call it when they are up; again does nothing."""
     global _started  # noqa: PLW0603  (one thread per process)
     serving = get_serving()
+    close_old_connections()  # building read the database, and this thread may never again
     with _lock:
         if not _started:
+            cache_wiring.start()
             serving.reconciler.start()
             _started = True
 
@@ -78,8 +84,22 @@ def stop() -> None:
     with _lock:
         if _serving is not None:
             _serving.reconciler.stop()
+            cache_wiring.reset()
         _serving = None
         _started = False
+
+
+def _look_around(trainer: Trainer | None) -> Callable[[], None]:
+    """Return what the cache has to look for at each pass of the reconciler."""
+    generations = get_generations()
+
+    def look_around() -> None:
+        generations.refresh()
+        refresh_dictionaries()
+        if trainer is not None:
+            trainer.consider()
+
+    return look_around
 
 
 def _build() -> Serving:
@@ -87,9 +107,11 @@ def _build() -> Serving:
     cache = cache_settings()
     registry = get_registry()
     live = LiveModels(lambda name: ServedModel.objects.filter(name=name).exists())
+    levels = get_levels()
+    refresh_dictionaries()  # before a look-up meets an entry that needs one
     recommender = Recommender(
         live,
-        get_levels(),
+        levels,
         get_generations(),
         fallback=registry.fallback,
         namespace=cache.namespace,
@@ -98,7 +120,7 @@ def _build() -> Serving:
     )
     reconciler = Reconciler(
         live,
-        look_around=get_generations().refresh,
+        look_around=_look_around(Trainer() if cache.train_dictionaries else None),
         tell=lambda: process_statistics.tell(
             process_name(), process_statistics.own(live, recommender)
         ),

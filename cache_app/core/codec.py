@@ -29,7 +29,7 @@ import zstandard
 
 from cache_app.core.levels import Stored
 
-__all__ = ["Codec", "CodecStats", "Wire"]
+__all__ = ["WITH_DICTIONARY", "Codec", "CodecStats", "Wire"]
 
 _MAGIC = b"RS"
 _VERSION = 1
@@ -39,7 +39,7 @@ _HEAD = struct.Struct(">2sBBHI")
 _CRC = struct.Struct(">I")
 _AROUND = _HEAD.size + _CRC.size
 """What an envelope weighs without its payload."""
-_WITH_DICTIONARY = 128
+WITH_DICTIONARY = 128
 """From how many bytes of payload on a dictionary is tried: 10 packed items have fewer, and a
 seventh saved would cost them half of their time (benchmarks/codec.py)."""
 
@@ -195,7 +195,7 @@ class Codec:
             raise ValueError(f"The value takes {raw_length} bytes; {self._max_bytes} may be kept.")
         flags = dictionary = 0
         dictionaries = self._dictionaries
-        if raw_length >= (_WITH_DICTIONARY if dictionaries.current else self._threshold):
+        if raw_length >= (WITH_DICTIONARY if dictionaries.current else self._threshold):
             packed = self._thread_zstd(dictionaries).compress(payload)
             if len(packed) < raw_length:
                 payload, flags, dictionary = packed, _ZSTD, dictionaries.current

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from plugins.contracts import UserId
 from plugins.errors import LevelUnavailable
@@ -66,21 +66,21 @@ class Generations:
     Args:
         load: Returns the invalidations after an epoch, as pairs of epoch and scope, oldest first.
             It raises `LevelUnavailable` if they cannot be read.
-        hint: Returns a number that changes when there are new ones; called at each request.
+        hint: Returns what changes when there may be new ones; called at each request.
     """
 
     def __init__(
         self,
         load: Callable[[int], Sequence[tuple[int, str]]],
         *,
-        hint: Callable[[], int],
+        hint: Callable[[], Hashable],
     ) -> None:
         self._load = load
         self._hint = hint
         self._lock = threading.Lock()
         self._epochs: dict[str, int] = {}
         self._latest = 0
-        self._seen: int | None = None
+        self._seen: Hashable = None
         self._doubt = ""
         self._doubts = itertools.count(1)
 

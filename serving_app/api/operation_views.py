@@ -13,9 +13,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from cache_app.core.codec import CodecStats
 from cache_app.core.keys import matcher
 from cache_app.invalidation import invalidate
-from cache_app.wiring import get_levels
+from cache_app.wiring import codec_stats, get_levels
 from plugins import InvalidInput
 from serving_app import process_statistics, wiring
 from serving_app.api.permissions import CanOperate
@@ -176,13 +177,43 @@ class CacheStatsView(APIView):
 
     @extend_schema(responses={200: OpenApiTypes.OBJECT})
     def get(self, request: Request) -> Response:
-        """Return hits, misses and sizes of the answering process, by level."""
-        levels = {}
-        for name, stats in get_levels().stats().items():
-            counted = dataclasses.asdict(stats)
+        """Return hits, misses and sizes by level, summed over all serving processes.
+
+        What the values weigh and cost (``codec``) is the answering process's.
+        """
+        told = process_statistics.others(process_name())
+        levels = process_statistics.cache_of_all(process_statistics.own_cache(), told)
+        for counted in levels.values():
             asked = counted["hits"] + counted["misses"]
-            levels[name] = {**counted, "hit_rate": counted["hits"] / asked if asked else None}
-        return Response({"process": process_name(), "levels": levels})
+            counted["hit_rate"] = counted["hits"] / asked if asked else None
+        for name, coded in codec_stats().items():
+            levels[name]["codec"] = _codec(coded)
+        return Response(
+            {
+                "process": process_name(),
+                "processes": sorted([process_name(), *(row.process for row in told)]),
+                "levels": levels,
+            }
+        )
+
+
+def _codec(stats: CodecStats) -> dict[str, Any]:
+    """Return what the values of a level weigh and cost, as bytes."""
+    read = stats.decoded + sum(stats.unreadable.values())
+    return {
+        "encoded": stats.encoded,
+        "decoded": stats.decoded,
+        "unreadable": stats.unreadable,
+        "raw_bytes": stats.raw_bytes,
+        "stored_bytes": stats.stored_bytes,
+        "ratio": round(stats.stored_bytes / stats.raw_bytes, 4) if stats.raw_bytes else None,
+        "encode_us": _mean_microseconds(stats.encode_seconds, stats.encoded),
+        "decode_us": _mean_microseconds(stats.decode_seconds, read),
+    }
+
+
+def _mean_microseconds(seconds: float, times: int) -> float | None:
+    return round(seconds / times * 1e6, 2) if times else None
 
 
 class CacheClearView(APIView):

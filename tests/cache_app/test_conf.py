@@ -14,6 +14,7 @@ from cache_app.conf import (
     ClusterSettings,
     EmbeddedSettings,
     RedisSettings,
+    RingSettings,
     SentinelSettings,
     cache_settings,
 )
@@ -21,6 +22,7 @@ from cache_app.core.breaker import GuardedLevel
 from cache_app.core.freshness import Freshness
 from cache_app.embedded_level import EmbeddedLevel
 from cache_app.redis_cluster import ClusterNodes
+from cache_app.redis_ring import RingNodes
 from cache_app.redis_servers import SentinelMaster
 from serving_app.core.ranking import Ranking
 from tests.journeys.conftest import ROOT
@@ -96,7 +98,7 @@ def test_everything_can_be_set(settings):
             {"L2": {"BACKEND": "redis", "URL": "redis://x", "TIMEOUT": 0}},
             r"\[\"TIMEOUT\"\] must be a positive number",
         ),
-        ({"L3": {"BACKEND": "redis"}}, r"must be \"sentinel\", \"cluster\" or None, not 'redis'"),
+        ({"L3": {"BACKEND": "redis"}}, r"\"sentinel\", \"cluster\", \"ring\" or None, not 'redis'"),
         ({"L3": {"BACKEND": "cluster"}}, r"\[\"NODES\"\] must be a list of texts \"host:port\""),
         ({"L3": {"BACKEND": "cluster", "NODES": "a:1"}}, r"must be a list of texts"),
         ({"L3": {"BACKEND": "cluster", "NODES": []}}, r"must be a list of texts"),
@@ -108,6 +110,41 @@ def test_everything_can_be_set(settings):
         (
             {"L3": {"BACKEND": "cluster", "NODES": ["a:1"], "PASSWORD": 5}},
             r"\[\"PASSWORD\"\] must be a text that is not empty\.$",
+        ),
+        (
+            {"L3": {"BACKEND": "ring"}},
+            r"\[\"NODES\"\] must be a list of URLs, or a dict of URLs and weights",
+        ),
+        ({"L3": {"BACKEND": "ring", "NODES": {}}}, r"must be a list of URLs"),
+        ({"L3": {"BACKEND": "ring", "NODES": "redis://a"}}, r"must be a list of URLs"),
+        (
+            {"L3": {"BACKEND": "ring", "NODES": ["redis://a", "http://me:secret@b"]}},
+            r"\[\"NODES\"\], number 2, must be a URL: redis://host:port/number, [^@]*$",
+        ),
+        ({"L3": {"BACKEND": "ring", "NODES": [{"a": 1}]}}, r"number 1, must be a URL"),
+        (
+            {"L3": {"BACKEND": "ring", "NODES": ["redis://a", "redis://:secret@a:6379/0"]}},
+            r"\[\"NODES\"\] must name a:6379/0 only once",
+        ),
+        (
+            {"L3": {"BACKEND": "ring", "NODES": {"redis://:secret@a": 0}}},
+            r"the weight of a:6379/0 must be a positive number, not 0",
+        ),
+        (
+            {"L3": {"BACKEND": "ring", "NODES": {"redis://a": 11}}},
+            r"the weight of a:6379/0 must be at most 10, not 11",
+        ),
+        (
+            {"L3": {"BACKEND": "ring", "NODES": ["redis://a"], "REPLICAS": 2}},
+            r"\[\"REPLICAS\"\] must be 1 at most, the number of nodes, not 2",
+        ),
+        (
+            {"L3": {"BACKEND": "ring", "NODES": ["redis://a"], "REPLICAS": 0}},
+            r"\[\"REPLICAS\"\] must be a positive whole number",
+        ),
+        (
+            {"L3": {"BACKEND": "ring", "NODES": ["redis://a"], "PASSWORD": "x"}},
+            r"no key 'PASSWORD'",
         ),
         ({"L2": {"BACKEND": "embedded"}}, r"\[\"PATH\"\] must be a path, not None"),
         (
@@ -201,6 +238,13 @@ def test_levels_in_redis_are_configured(settings):
     assert cache_settings().l3 == SentinelSettings(
         (("a", 26379),), "mymaster", username="me", compress_above=9
     )
+    ring = {"BACKEND": "ring", "NODES": [url, "redis://b"]}
+    settings.RECSERVE = {"CACHE": {"L3": ring}}
+    assert cache_settings().l3 == RingSettings({url: 1.0, "redis://b": 1.0})
+    assert "secret" not in repr(cache_settings())
+    ring = {**ring, "NODES": {url: 2, "redis://b": 0.5}, "REPLICAS": 2, "TIMEOUT": 1}
+    settings.RECSERVE = {"CACHE": {"L3": {**ring, "COMPRESS_ABOVE": 9}}}
+    assert cache_settings().l3 == RingSettings({url: 2.0, "redis://b": 0.5}, 2, 1.0, 9)
     settings.RECSERVE = {"CACHE": {"L2": {"URL": url}, "L3": {**sentinel, "BACKEND": None}}}
     assert (cache_settings().l2, cache_settings().l3) == (None, None)
 
@@ -234,6 +278,28 @@ def test_levels_in_redis_are_behind_breakers(settings, l3, servers):
         assert list(stats) == ["l1", "l2", "l3"]
         assert (stats["l2"].state, stats["l3"].state) == ("open", "open")
         assert (stats["l2"].errors, stats["l3"].errors) == (6, 6)
+    finally:
+        wiring.reset()
+
+
+@pytest.mark.contract("C13")
+def test_a_ring_has_a_breaker_for_each_node(settings):
+    urls = {"redis://127.0.0.1:1/0": 1, "redis://127.0.0.1:1/1": 2.5}  # nobody listens there
+    l3 = {"BACKEND": "ring", "NODES": urls, "REPLICAS": 2}
+    settings.RECSERVE = {"CACHE": {"L3": l3}}
+    wiring.reset()
+    try:
+        levels = wiring.get_levels()
+        _, guarded = levels._levels
+        assert isinstance(guarded, GuardedLevel)
+        nodes = guarded.level._servers
+        assert isinstance(nodes, RingNodes)
+        assert nodes._ring.weights == {"127.0.0.1:1/0": 1.0, "127.0.0.1:1/1": 2.5}
+        for _ in range(6):
+            levels.store("a", Ranking(("x",), (1.0,), True), ttl=60)
+        assert levels.find("a").level == "l1"
+        assert levels.stats()["l3"].errors == 6
+        assert [node.breaker.state for node in nodes._nodes.values()] == ["open", "open"]
     finally:
         wiring.reset()
 
