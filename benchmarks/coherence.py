@@ -4,8 +4,8 @@ Run: ``python -m benchmarks.coherence [--quick] [--json]``. One process invalida
 again; another asks for that user's generation some 4,000 times a second, as every request does, and
 notes when it changes. Both read one clock (CLOCK_MONOTONIC). Three ways of hearing of it are
 measured: the epoch file of one host; the bus over a real Redis, as between hosts; and neither,
-when the database is looked at every `RECONCILE_SECONDS` (1 s). A lag below zero means that the other process had
-stopped serving the old answer before the invalidation returned.
+when the database is looked at every `RECONCILE_SECONDS` (1 s). A lag below zero means that the
+other process had stopped serving the old answer before the invalidation returned.
 """
 
 from __future__ import annotations
