@@ -86,6 +86,7 @@ def cache_of_all(
             if name not in summed:
                 continue  # a process with other settings, during an update
             for key, value in counts.items():
-                if isinstance(value, int) and not (name != "l1" and key in _SHARED):
+                shared = name != "l1" and key in _SHARED
+                if isinstance(value, int) and not isinstance(value, bool) and not shared:
                     summed[name][key] = summed[name].get(key, 0) + value
     return summed

@@ -53,6 +53,8 @@ class LevelStats:
     """Values copied into this level from one below."""
     errors: int = 0
     """Calls that the level did not answer."""
+    away: bool = False
+    """Whether it does not answer at the moment; the other counts are then unknown."""
 
 
 class Level(Protocol):
@@ -214,7 +216,7 @@ class Levels:
                 counted[level.name] = level.stats()
             except LevelUnavailable:
                 self._count(self._errors, level)
-                counted[level.name] = LevelStats()
+                counted[level.name] = LevelStats(away=True)
         with self._lock:
             return {
                 name: replace(stats, promotions=self._promotions[name], errors=self._errors[name])

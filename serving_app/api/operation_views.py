@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 
 from cache_app.core.codec import CodecStats
 from cache_app.core.keys import matcher
+from cache_app.core.levels import LevelStats
 from cache_app.invalidation import invalidate
 from cache_app.wiring import codec_stats, get_levels
 from plugins import InvalidInput
@@ -80,10 +81,7 @@ class HealthView(APIView):
         except DatabaseError:
             wanted, database = {}, "down"
         ready = serving.reconciler.ready.is_set()
-        levels = {
-            name: getattr(stats, "state", "ok") for name, stats in get_levels().stats().items()
-        }
-        cache = {name: "ok" if state == "closed" else state for name, state in levels.items()}
+        cache = {name: _state(stats) for name, stats in get_levels().stats().items()}
         sound = (
             ready
             and database == "ok"
@@ -104,6 +102,14 @@ class HealthView(APIView):
                 for name in sorted(live.keys() | wanted.keys())
             }
         return Response(body)
+
+
+def _state(stats: LevelStats) -> str:
+    """Return ``ok``, or how a level is away."""
+    if stats.away:
+        return "away"
+    state = getattr(stats, "state", "closed")  # of its breaker, where it has one
+    return "ok" if state == "closed" else str(state)
 
 
 class ServingStatsView(APIView):

@@ -1,9 +1,11 @@
 from urllib.parse import urlencode
 
 import pytest
+from django.utils import timezone
 
 from cache_app.wiring import get_levels
-from serving_app import registration, wiring
+from serving_app import process_statistics, registration, wiring
+from serving_app.models import ProcessStatistics
 from tests import servers
 from tests.conftest import linear_draft
 
@@ -68,6 +70,43 @@ def test_health_is_degraded_while_a_wanted_version_is_not_live(client_as, live_m
     assert health["status"] == "degraded"
     assert health["models"] == {"default": {"live": 1, "wanted": 2}}
     assert "models" not in client_as("predict").get("/api/v1/health").json()
+
+
+@pytest.mark.contract("C12")
+@pytest.mark.django_db
+def test_health_says_that_a_file_of_l2_cannot_be_opened(
+    client_as, fresh, store, settings, tmp_path
+):
+    (tmp_path / "cache").write_text("in the way of a folder")
+    settings.RECSERVE = {
+        **settings.RECSERVE,
+        "CACHE": {"L2": {"BACKEND": "embedded", "PATH": str(tmp_path / "cache")}},
+    }
+    wiring.get_serving().reconciler.reconcile()
+    health = client_as(None).get("/api/v1/health").json()
+    assert (health["status"], health["cache"]) == ("degraded", {"l1": "ok", "l2": "away"})
+
+
+@pytest.mark.contract("C7")
+@pytest.mark.django_db
+def test_cache_stats_are_summed_over_processes_but_shared_entries_are_not(client_as, live_model):
+    operator = client_as("operate")
+    for _ in range(3):
+        ask(operator)
+    levels = process_statistics.own_cache()
+    row = ProcessStatistics(process="other", cache=levels)
+    summed = process_statistics.cache_of_all(levels, [row])
+    assert (summed["l1"]["hits"], summed["l1"]["entries"]) == (4, 2)
+    shared = {"l2": {"hits": 5, "entries": 7, "away": True}}
+    summed = process_statistics.cache_of_all(shared, [ProcessStatistics(cache=shared)])
+    assert summed == {"l2": {"hits": 10, "entries": 7, "away": True}}
+    ProcessStatistics.objects.create(
+        process="other", seen=timezone.now(), serving={"nonsense": 1}, cache=levels
+    )
+    answer = operator.get("/api/v1/cache/stats").json()
+    assert "other" in answer["processes"]
+    assert answer["levels"]["l1"]["hits"] == 4
+    assert operator.get("/api/v1/serving/stats").status_code == 200
 
 
 @pytest.mark.contract("S10")
