@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xdist_group("journey")
 
 
 def dump(var):
-    """Return what the installation is meant to keep; what running processes report comes and goes."""
+    """Return what is meant to be kept; what running processes report comes and goes."""
     kept = ("ServedModel", "ModelVersion", "Promotion")
     names = [f"serving_app.{name}" for name in kept]
     return json.loads(manage(var, "dumpdata", *names, "auth.user").stdout)
