@@ -209,7 +209,7 @@ class RedisLevel:
             weight += _sum([memory.get("used_memory")])
             capacity += _sum([memory.get("maxmemory")])
         with self._lock:
-            counts = dict(self._counts)
+            counts: dict[str, Any] = dict(self._counts)
         return LevelStats(**counts, entries=entries, weight=weight, capacity=capacity)
 
     def close(self) -> None:
