@@ -120,6 +120,9 @@ class CacheSettings:
     """``STALE_IF_ERROR``: seconds that a stale answer serves when it cannot be renewed."""
     l1_capacity: int = 100_000
     """``L1.CAPACITY``: the most entries in a process's memory."""
+    l1_max_bytes: int | None = None
+    """``L1.MAX_BYTES``: the most that they may weigh, encoded, in place of ``CAPACITY``; None: they
+    are counted."""
     l1_policy: str = "sieve"
     """``L1.POLICY``: the eviction policy, by its plugin's name."""
     l1_options: Mapping[str, Any] = field(default_factory=dict)
@@ -169,8 +172,6 @@ def cache_settings() -> CacheSettings:
         cache,
         ("NAMESPACE", "TTL", *_FRESHNESS, "L1", "L2", "L3", "EPOCH_FILE", "TRAIN_DICTIONARIES"),
     )
-    level = f'{cache}["L1"]'
-    l1 = _section(given.get("L1", {}), level, ("CAPACITY", "POLICY", "OPTIONS"))
     values: dict[str, Any] = {}
     if "NAMESPACE" in given:
         values["namespace"] = _text(given["NAMESPACE"], f'{cache}["NAMESPACE"]')
@@ -179,12 +180,8 @@ def cache_settings() -> CacheSettings:
     for key, most in _FRESHNESS.items():
         if key in given:
             values[key.lower()] = _at_most(given[key], most, f"{cache}[{key!r}]")
-    if "CAPACITY" in l1:
-        values["l1_capacity"] = _count(l1["CAPACITY"], f'{level}["CAPACITY"]')
-    if "POLICY" in l1:
-        values["l1_policy"] = _text(l1["POLICY"], f'{level}["POLICY"]')
-    if "OPTIONS" in l1:
-        values["l1_options"] = dict(_mapping(l1["OPTIONS"], f'{level}["OPTIONS"]'))
+    if "L1" in given:
+        values |= _l1(given["L1"], f'{cache}["L1"]')
     if "L2" in given:
         values["l2"] = _l2(given["L2"], f'{cache}["L2"]')
     if "L3" in given:
@@ -196,6 +193,24 @@ def cache_settings() -> CacheSettings:
             given["TRAIN_DICTIONARIES"], f'{cache}["TRAIN_DICTIONARIES"]'
         )
     return CacheSettings(**values)
+
+
+def _l1(given: Any, where: str) -> dict[str, Any]:
+    _section(given, where, ("CAPACITY", "MAX_BYTES", "POLICY", "OPTIONS"))
+    values: dict[str, Any] = {}
+    if "CAPACITY" in given:
+        values["l1_capacity"] = _count(given["CAPACITY"], f'{where}["CAPACITY"]')
+    if given.get("MAX_BYTES") is not None:
+        values["l1_max_bytes"] = _count(given["MAX_BYTES"], f'{where}["MAX_BYTES"]')
+        if "CAPACITY" in given:
+            raise ImproperlyConfigured(
+                f"{where} has both CAPACITY (entries) and MAX_BYTES; give only one of them."
+            )
+    if "POLICY" in given:
+        values["l1_policy"] = _text(given["POLICY"], f'{where}["POLICY"]')
+    if "OPTIONS" in given:
+        values["l1_options"] = dict(_mapping(given["OPTIONS"], f'{where}["OPTIONS"]'))
+    return values
 
 
 _EMBEDDED = ("BACKEND", "PATH", "MAX_BYTES", "COMPRESS_ABOVE")

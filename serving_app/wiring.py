@@ -12,7 +12,7 @@ from django.db import close_old_connections
 from cache_app import wiring as cache_wiring
 from cache_app.conf import cache_settings
 from cache_app.dictionaries import Trainer
-from cache_app.wiring import get_generations, get_levels, refresh_dictionaries
+from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins.apps import get_registry
 from serving_app import process_statistics
 from serving_app.conf import serving_settings
@@ -117,6 +117,7 @@ def _build() -> Serving:
         namespace=cache.namespace,
         freshness=cache.freshness,
         depth=serving.depth,
+        leases=get_leases(),
     )
     reconciler = Reconciler(
         live,

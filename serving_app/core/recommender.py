@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from cache_app.core.freshness import Freshness
 from cache_app.core.generations import Generations, scopes_of
 from cache_app.core.keys import digest_features, recommendation_key
+from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Found, Levels
 from cache_app.core.single_flight import SingleFlight
 from plugins import (
@@ -147,6 +149,7 @@ class Recommender:
         freshness: How long a computed ranking is fresh, and how long a stale one may answer.
         depth: How deep a ranking is computed and cached at least; one entry serves every ``k``
             (with its exclusions) up to it.
+        leases: Lets one process of all that share a level compute a key; None: each does.
         clock: Monotonic seconds.
         rng: Draws jitter and early refreshes.
     """
@@ -161,6 +164,7 @@ class Recommender:
         namespace: str,
         freshness: Freshness,
         depth: int,
+        leases: LeaseWaits | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
     ) -> None:
@@ -172,6 +176,7 @@ class Recommender:
         self._freshness = freshness
         self._rng = rng or Random()  # noqa: S311  (it spreads expiries, and guards no secret)
         self._depth = depth
+        self._leases = leases
         self._clock = clock
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
         self._counts: dict[str, _Counts] = {}
@@ -222,7 +227,7 @@ class Recommender:
             if found is not None and not found.stale_for:
                 return Pending(request, record, deadline, found, None)
             try:
-                flight = self._compute(key, request, row, lease, since=moment)
+                flight = self._compute(key, request, row, lease, deadline - now, since=moment)
             except Unavailable as error:
                 if found is None:
                     raise
@@ -270,10 +275,15 @@ class Recommender:
         request: RecommendationRequest,
         row: NDArray[np.float32] | None,
         lease: Lease,
+        seconds: float,
         *,
         since: int,
     ) -> Future[Ranking]:
-        """Return the future of the key's ranking; the first to ask starts its computation."""
+        """Return the future of the key's ranking; the first to ask starts its computation.
+
+        While another process computes it, this one waits for half of the caller's seconds at most:
+        the other half is for computing it here, if nothing comes.
+        """
         depth = self._depth_for(request)
         flight, leads = self._flights.join((key, depth), since=since)
         if not leads:
@@ -282,15 +292,64 @@ class Recommender:
         try:
             if row is None:
                 row = lease.version.features_of(request.user_id, request.context)
-            computation = lease.version.submit(row, depth)
         except BaseException as error:
             self._flights.fail((key, depth), error)
             raise
         own = lease.share()  # keeps the version open until the computation has landed
-        computation.add_done_callback(
-            lambda done: self._landed(done, key, depth, started, own.release)
-        )
+        begin = functools.partial(self._begin, key, row, depth, lease=own, started=started)
+        if self._leases is None:
+            begin(None)
+        else:
+            self._leases.take(key, begin, within=seconds / 2)
+        if flight.done() and (failure := flight.exception()) is not None:
+            raise failure
         return flight
+
+    def _begin(
+        self,
+        key: str,
+        row: NDArray[np.float32],
+        depth: int,
+        key_lease: KeyLease | None,
+        *,
+        lease: Lease,
+        started: float,
+    ) -> None:
+        """Start a computation, unless another process has made it meanwhile.
+
+        Runs on the thread of the waits if there was something to wait for. Errors are the flight's.
+        """
+
+        def release() -> None:
+            lease.release()
+            if self._leases is not None and key_lease is not None:
+                self._leases.release(key_lease)
+
+        try:
+            made = self._made_elsewhere(key, depth, key_lease)
+            if made is None:
+                computation = lease.version.submit(row, depth)
+        except BaseException as error:  # noqa: BLE001  (handed to every waiter)
+            self._flights.fail((key, depth), error)
+            release()
+            return
+        if made is None:
+            computation.add_done_callback(
+                lambda done: self._landed(done, key, depth, started, release)
+            )
+        else:
+            self._flights.resolve((key, depth), made)
+            release()
+
+    def _made_elsewhere(self, key: str, depth: int, key_lease: KeyLease | None) -> Ranking | None:
+        """Return the ranking that another process stored before we had the key's lease."""
+        if key_lease is None or not key_lease.stored:
+            return None
+        found = self._levels.find(key)
+        if found is None or found.stale_for or found.value.cut(depth, ()) is None:
+            return None
+        ranking: Ranking = found.value
+        return ranking
 
     def _landed(
         self,

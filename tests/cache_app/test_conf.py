@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from random import Random
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -19,6 +20,7 @@ from cache_app.conf import (
     cache_settings,
 )
 from cache_app.core.breaker import GuardedLevel
+from cache_app.core.codec import Codec
 from cache_app.core.freshness import Freshness
 from cache_app.embedded_level import EmbeddedLevel
 from cache_app.redis_cluster import ClusterNodes
@@ -82,6 +84,12 @@ def test_everything_can_be_set(settings):
         ({"TTL": True}, r"\[\"TTL\"\] must be a positive number"),
         ({"L1": {"CAPACITY": 1.5}}, r"\[\"CAPACITY\"\] must be a positive whole number"),
         ({"L1": {"CAPACITY": 0}}, r"\[\"CAPACITY\"\] must be a positive whole number"),
+        ({"L1": {"MAX_BYTES": 0}}, r"\[\"L1\"\]\[\"MAX_BYTES\"\] must be a positive whole number"),
+        ({"L1": {"MAX_BYTES": "1M"}}, r"\[\"MAX_BYTES\"\] must be a positive whole number"),
+        (
+            {"L1": {"CAPACITY": 5, "MAX_BYTES": 10_000}},
+            r"\[\"L1\"\] has both CAPACITY \(entries\) and MAX_BYTES; give only one of them\.",
+        ),
         ({"L1": {"POLICY": None}}, r"\[\"POLICY\"\] must be a text"),
         ({"L1": {"OPTIONS": [1]}}, r"\[\"OPTIONS\"\] must be a dict"),
         ({"L2": {"BACKND": None}}, r"Did you mean 'BACKEND'\?"),
@@ -186,6 +194,52 @@ def test_settings_become_one_cache(settings):
         assert levels.find("a") is None
         assert levels.find("c").value == "c"
         assert levels.stats()["l1"].capacity == 2
+    finally:
+        wiring.reset()
+
+
+def test_the_capacity_of_l1_is_in_entries_or_in_bytes(settings):
+    settings.RECSERVE = {"CACHE": {"L1": {"MAX_BYTES": 10_000}}}
+    assert cache_settings() == CacheSettings(l1_max_bytes=10_000)
+    settings.RECSERVE = {"CACHE": {"L1": {"CAPACITY": 5, "MAX_BYTES": None}}}
+    assert cache_settings() == CacheSettings(l1_capacity=5)
+
+
+@pytest.mark.parametrize("policy", ["sieve", "gdsf", "w_tinylfu"])
+def test_l1_never_weighs_more_than_its_bytes(settings, policy):
+    max_bytes = 20_000
+    settings.RECSERVE = {"CACHE": {"L1": {"MAX_BYTES": max_bytes, "POLICY": policy}}}
+    wiring.reset()
+    try:
+        levels = wiring.get_levels()
+        (level,) = levels._levels
+        rng = Random(0)
+        for _ in range(500):
+            n = rng.choice((0, 1, 10, 100, 300))
+            ranking = Ranking(
+                tuple(f"item-{item}" for item in range(n)),
+                tuple(rng.random() for _ in range(n)),
+                True,
+            )
+            key = f"user {rng.randrange(100)}"
+            levels.store(key, ranking, ttl=60, stale=rng.choice((0.0, 60.0)))
+            levels.find(f"user {rng.randrange(100)}")
+            if n == 100:
+                # What the level counts is what the codec writes, and the fixed part.
+                entry = level.peek(key)
+                if entry is not None:
+                    payload = Codec(Ranking).payload(entry.value)
+                    assert entry.weight == len(payload) + wiring._ENTRY_BYTES
+            stats = levels.stats()["l1"]
+            assert 0 < stats.weight <= max_bytes
+            level.check()
+        assert stats.capacity == max_bytes
+        assert stats.evictions > 100
+        assert stats.entries > 3
+        n = 5_000
+        levels.store("huge", Ranking(("x",) * n, (0.1,) * n, True), ttl=60)
+        assert levels.find("huge") is None
+        assert levels.stats()["l1"].rejected == 1
     finally:
         wiring.reset()
 
