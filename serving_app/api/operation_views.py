@@ -23,7 +23,7 @@ from serving_app import process_statistics, wiring
 from serving_app.api.permissions import CanOperate
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.latency import LatencySummary
-from serving_app.core.recommender import RecommenderStats
+from serving_app.core.request_counts import RecommenderStats
 from serving_app.core.statistics import Statistics
 from serving_app.models import ServedModel
 from serving_app.reconciler import process_name

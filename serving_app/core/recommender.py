@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -22,119 +19,19 @@ from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Found, Levels
 from cache_app.core.single_flight import SingleFlight
 from plugins import (
-    BadRequest,
-    DeadlineExceeded,
     Recommendation,
     RecommendationRequest,
     RecserveError,
     Unavailable,
 )
-from serving_app.core.latency import LatencyCounts, LatencyHistogram
 from serving_app.core.live_models import Lease, LiveModels
-from serving_app.core.live_version import LiveVersion, VersionRecord
+from serving_app.core.live_version import LiveVersion
+from serving_app.core.pending import Pending
 from serving_app.core.ranking import Ranking
+from serving_app.core.request_counts import RecommenderStats, RequestCounts
 
 SEGMENT = "all"
 """The segment of every user."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecommenderStats:
-    """What was asked of one model in this process."""
-
-    requests: int
-    by_source: dict[str, int]
-    """Answers by source: ``model``, ``l1``, ``fallback``, …"""
-    stale: int
-    """Answers, of those, that were stale."""
-    degraded: int
-    """Answers, of those, that stood in for a model that could not answer."""
-    errors: dict[str, int]
-    """Refused or failed requests by error."""
-    seconds: LatencyCounts
-    """From the request to its answer."""
-
-    @classmethod
-    def merged(cls, parts: Sequence[RecommenderStats]) -> RecommenderStats:
-        """Return the counts of several processes as one's."""
-        by_source: Counter[str] = Counter()
-        errors: Counter[str] = Counter()
-        for part in parts:
-            by_source.update(part.by_source)
-            errors.update(part.errors)
-        return cls(
-            requests=sum(part.requests for part in parts),
-            by_source=dict(by_source),
-            stale=sum(part.stale for part in parts),
-            degraded=sum(part.degraded for part in parts),
-            errors=dict(errors),
-            seconds=LatencyCounts.merged(part.seconds for part in parts),
-        )
-
-
-class _Counts:
-    """Mutable counts of one model."""
-
-    def __init__(self) -> None:
-        self.by_source: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
-        self.stale = self.degraded = 0
-        self.seconds = LatencyHistogram()
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An answer that is there, on its way, or both: a stale one, and the new one."""
-
-    request: RecommendationRequest
-    record: VersionRecord
-    deadline: float
-    found: Found | None
-    """What the cache had."""
-    flight: Future[Ranking] | None
-    """The computation under way."""
-    error: Unavailable | None = None
-    """Why no computation could be started."""
-    revalidates: bool = False
-    """Whether ``found``, though stale, answers while the flight goes on."""
-
-    def result(self, now: float) -> Recommendation:
-        """Return the answer; wait for it, if need be, at most until the deadline.
-
-        Raises:
-            DeadlineExceeded: The deadline came first, and nothing stale stands in.
-            RecserveError: What the computation raised, if nothing stale stands in.
-        """
-        if self.found is not None and (self.flight is None or self.revalidates):
-            return self._answer(self.found.value, found=self.found, degraded=bool(self.error))
-        assert self.flight is not None, "what is not found is computed"
-        try:
-            return self._answer(self.flight.result(max(0.0, self.deadline - now)))
-        except (Unavailable, FutureTimeoutError) as error:
-            if self.found is not None:
-                return self._answer(self.found.value, found=self.found, degraded=True)
-            if isinstance(error, Unavailable):
-                raise
-            raise DeadlineExceeded(
-                f"{self.record.label} did not answer within its deadline."
-            ) from error
-
-    def _answer(
-        self, ranking: Ranking, *, found: Found | None = None, degraded: bool = False
-    ) -> Recommendation:
-        cut = ranking.cut(self.request.k, self.request.exclude)
-        assert cut is not None, "only a ranking that is deep enough is found or asked for"
-        items, scores = cut
-        return Recommendation(
-            user_id=self.request.user_id,
-            items=items,
-            scores=scores,
-            model_name=self.record.model_name,
-            model_version=self.record.version,
-            source="model" if found is None else found.level,
-            stale_for=0.0 if found is None else found.stale_for,
-            degraded=degraded,
-        )
 
 
 class Recommender:
@@ -179,8 +76,7 @@ class Recommender:
         self._leases = leases
         self._clock = clock
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
-        self._counts: dict[str, _Counts] = {}
-        self._counts_lock = threading.Lock()
+        self._counts = RequestCounts()
 
     def recommend(self, request: RecommendationRequest) -> Recommendation:
         """Return the answer to one request.
@@ -396,35 +292,9 @@ class Recommender:
         if isinstance(result, Unavailable):
             stand_in = self._fallback(request, result)
             result = result if stand_in is None else replace(stand_in, degraded=True)
-        self._count(request.model_name, result, self._clock() - started)
+        self._counts.count(request.model_name, result, self._clock() - started)
         return result
-
-    def _count(
-        self, model_name: str, result: Recommendation | RecserveError, seconds: float
-    ) -> None:
-        if isinstance(result, BadRequest) and model_name not in self._counts:
-            return  # rubbish names must not grow the statistics
-        with self._counts_lock:
-            counts = self._counts.setdefault(model_name, _Counts())
-            if isinstance(result, RecserveError):
-                counts.errors[type(result).__name__] += 1
-            else:
-                counts.by_source[result.source] += 1
-                counts.stale += result.stale_for > 0
-                counts.degraded += result.degraded
-        counts.seconds.record(seconds)
 
     def stats(self) -> dict[str, RecommenderStats]:
         """Return what was counted, by model name."""
-        with self._counts_lock:
-            return {
-                name: RecommenderStats(
-                    requests=counts.by_source.total() + counts.errors.total(),
-                    by_source=dict(counts.by_source),
-                    stale=counts.stale,
-                    degraded=counts.degraded,
-                    errors=dict(counts.errors),
-                    seconds=counts.seconds.counts(),
-                )
-                for name, counts in self._counts.items()
-            }
+        return self._counts.stats()

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from serving_app.core.batcher import BatcherStats
-from serving_app.core.recommender import RecommenderStats
+from serving_app.core.request_counts import RecommenderStats
 
 __all__ = ["Statistics", "VersionStats"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from serving_app.core.batcher import Batcher
 from serving_app.core.latency import LatencyHistogram
-from serving_app.core.recommender import RecommenderStats
+from serving_app.core.request_counts import RecommenderStats
 from serving_app.core.statistics import Statistics, VersionStats
 
 pytestmark = pytest.mark.contract("S10")

@@ -1,0 +1,69 @@
+"""An answer on its way."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+
+from cache_app.core.levels import Found
+from plugins import DeadlineExceeded, Recommendation, RecommendationRequest, Unavailable
+from serving_app.core.live_version import VersionRecord
+from serving_app.core.ranking import Ranking
+
+__all__ = ["Pending"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An answer that is there, on its way, or both: a stale one, and the new one."""
+
+    request: RecommendationRequest
+    record: VersionRecord
+    deadline: float
+    found: Found | None
+    """What the cache had."""
+    flight: Future[Ranking] | None
+    """The computation under way."""
+    error: Unavailable | None = None
+    """Why no computation could be started."""
+    revalidates: bool = False
+    """Whether ``found``, though stale, answers while the flight goes on."""
+
+    def result(self, now: float) -> Recommendation:
+        """Return the answer; wait for it, if need be, at most until the deadline.
+
+        Raises:
+            DeadlineExceeded: The deadline came first, and nothing stale stands in.
+            RecserveError: What the computation raised, if nothing stale stands in.
+        """
+        if self.found is not None and (self.flight is None or self.revalidates):
+            return self._answer(self.found.value, found=self.found, degraded=bool(self.error))
+        assert self.flight is not None, "what is not found is computed"
+        try:
+            return self._answer(self.flight.result(max(0.0, self.deadline - now)))
+        except (Unavailable, FutureTimeoutError) as error:
+            if self.found is not None:
+                return self._answer(self.found.value, found=self.found, degraded=True)
+            if isinstance(error, Unavailable):
+                raise
+            raise DeadlineExceeded(
+                f"{self.record.label} did not answer within its deadline."
+            ) from error
+
+    def _answer(
+        self, ranking: Ranking, *, found: Found | None = None, degraded: bool = False
+    ) -> Recommendation:
+        cut = ranking.cut(self.request.k, self.request.exclude)
+        assert cut is not None, "only a ranking that is deep enough is found or asked for"
+        items, scores = cut
+        return Recommendation(
+            user_id=self.request.user_id,
+            items=items,
+            scores=scores,
+            model_name=self.record.model_name,
+            model_version=self.record.version,
+            source="model" if found is None else found.level,
+            stale_for=0.0 if found is None else found.stale_for,
+            degraded=degraded,
+        )
