@@ -38,11 +38,16 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
-    """Start the reconciler with the server; finish what is under way when it stops."""
+    """Start the reconciler with the server; finish what is under way when it stops.
+
+    A server takes connections only after the start is complete: where several processes share a
+    port, one whose models are still loading leaves the requests to the others.
+    """
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await asyncio.to_thread(wiring.start)
+            await asyncio.to_thread(wiring.wait_until_ready)
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await asyncio.to_thread(wiring.stop)

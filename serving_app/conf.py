@@ -34,6 +34,8 @@ class ServingSettings:
     """The largest context, as JSON."""
     reconcile_seconds: float = 1.0
     """How often a process looks for changes that another one made."""
+    startup_seconds: float = 60.0
+    """How long a starting server process may load models before it takes requests all the same."""
     validation_seconds: float = 120.0
     """How long loading and sampling a model may take while it is validated."""
     max_upload_bytes: int = 2_000_000_000

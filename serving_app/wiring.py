@@ -72,6 +72,11 @@ def start() -> None:
             _started = True
 
 
+def wait_until_ready() -> bool:
+    """Return whether everything that can be live is, within `STARTUP_SECONDS` of settings."""
+    return get_serving().reconciler.ready.wait(serving_settings().startup_seconds)
+
+
 def wake() -> None:
     """Let this process, if it serves, look at the database now."""
     if _serving is not None:

@@ -55,6 +55,8 @@ class Server:
     demo: dict[str, Any]
     var: Path
     log: Path
+    first_status: int
+    """What readiness said the first time that the server took a connection."""
 
     @property
     def url(self) -> str:
@@ -93,8 +95,8 @@ def start(var: Path, port: int, *, workers: int = 1) -> Server:
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
-            if httpx.get(f"{demo['url']}/api/v1/health/ready", timeout=5).status_code == 200:
-                return Server(process, demo, var, log)
+            first = httpx.get(f"{demo['url']}/api/v1/health/ready", timeout=5)
+            return Server(process, demo, var, log, first.status_code)
         except httpx.TransportError:
             pass
         time.sleep(0.1)

@@ -18,6 +18,16 @@ def two_workers(installation, server):
     stop(running)
 
 
+@pytest.mark.contract("S9")
+def test_a_worker_takes_no_request_before_its_models_are_live(two_workers):
+    assert two_workers.first_status == 200
+    with two_workers.client() as client:
+        for n in range(20):  # both workers answer some
+            asked = {"user_id": f"early-{n}"}
+            answer = client.post("predict", json=asked, headers={"Connection": "close"})
+            assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.contract("C8")
 def test_no_worker_serves_what_was_invalidated(two_workers, server):
     seen = set()
