@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
@@ -27,6 +28,7 @@ __all__ = [
     "LoadedModel",
     "ModelSpec",
     "PolicyHost",
+    "Priority",
     "Recommendation",
     "RecommendationRequest",
     "RemoveCause",
@@ -44,6 +46,17 @@ Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 
 
 # --- Recommending -----------------------------------------------------------------------------
+
+
+class Priority(IntEnum):
+    """What goes first when not everything can: the lowest number."""
+
+    LIVE = 0
+    """Someone waits for the answer."""
+    REFRESH = 1
+    """A stale or soon expiring answer is renewed."""
+    WARM_UP = 2
+    """The answer is computed before anyone asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,8 @@ class RecommendationRequest:
     """Item ids that must not be recommended."""
     timeout: float | None = None
     """Seconds until the answer is worthless; None: the model's default."""
+    priority: Priority = Priority.LIVE
+    """What goes first when not everything can."""
 
 
 @dataclass(frozen=True, slots=True)

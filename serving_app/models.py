@@ -13,8 +13,8 @@ from django.utils.translation import gettext_lazy as _
 
 from plugins import InvalidOptions, UnknownPlugin
 from plugins.apps import get_registry
-from serving_app.core.live_version import VersionRecord
 from serving_app.core.probe import signature_from_json
+from serving_app.core.version_record import VersionRecord
 
 MODEL_NAME = RegexValidator(
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z",

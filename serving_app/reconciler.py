@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from plugins import RecserveError
 from serving_app.core.live_models import LiveModels
-from serving_app.core.live_version import LiveVersion, VersionRecord
+from serving_app.core.live_version import LiveVersion
+from serving_app.core.version_record import VersionRecord
 from serving_app.models import Activation, ServedModel
 
 logger = logging.getLogger(__name__)

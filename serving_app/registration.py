@@ -18,9 +18,10 @@ from plugins.apps import get_registry
 from plugins.conf import plugin_settings
 from serving_app.conf import serving_settings
 from serving_app.core.artifacts import digest, locate
-from serving_app.core.live_version import VersionRecord, open_feature_source
+from serving_app.core.live_version import open_feature_source
 from serving_app.core.probe import probe_in_process, signature_as_json
 from serving_app.core.ranking import read_catalogue
+from serving_app.core.version_record import VersionRecord
 from serving_app.models import MODEL_NAME, ModelVersion, Promotion, ServedModel
 
 

@@ -1,12 +1,12 @@
-"""One model version in memory: features in, rankings out, in batches."""
+"""One model version in memory: features in, rankings out."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +16,37 @@ from numpy.typing import NDArray
 from plugins import (
     ArtifactRejected,
     FeatureSource,
-    HostedModel,
     InferenceError,
     InvalidInput,
-    ModelSpec,
-    Signature,
+    Priority,
     UserId,
 )
 from plugins.registry import PluginRegistry
-from serving_app.core.artifacts import digest, locate
-from serving_app.core.batcher import Batcher, BatcherStats
+from serving_app.core.artifacts import locate
+from serving_app.core.batcher import BatcherStats
+from serving_app.core.engine import Engine, open_engine, registered_file
 from serving_app.core.features import FeatureLayout
-from serving_app.core.ranking import Catalogue, Ranking, read_catalogue, top_k
+from serving_app.core.ranking import Catalogue, Ranking, read_catalogue
+from serving_app.core.version_record import VersionRecord
 
-
-@dataclass(frozen=True, slots=True)
-class VersionRecord:
-    """One registered model version, as plain values: what the database knows of it."""
-
-    model_name: str
-    version: int
-    artifact: str
-    """Path of the artifact in the store."""
-    sha256: str
-    framework: str
-    catalogue: str
-    """Path of the item catalogue in the store."""
-    catalogue_sha256: str
-    feature_names: tuple[str, ...]
-    signature: Signature | None = None
-    framework_options: Mapping[str, Any] = field(default_factory=dict)
-    executor: str = "in_process"
-    executor_options: Mapping[str, Any] = field(default_factory=dict)
-    feature_source: str = ""
-    """Name of the feature source plugin; empty: features must come with the request."""
-    feature_source_options: Mapping[str, Any] = field(default_factory=dict)
-    max_batch: int = 64
-    max_queue: int = 1024
-    timeout: float = 10.0
-    """Seconds that a request may take, unless its caller says otherwise."""
-
-    @property
-    def label(self) -> str:
-        """Return ``name@version``."""
-        return f"{self.model_name}@{self.version}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One queued request: its feature row, and how deep its ranking must go."""
-
-    features: NDArray[np.float32]
-    depth: int
+__all__ = ["LiveVersion", "open_feature_source", "open_version"]
 
 
 class LiveVersion:
-    """A loaded model version that answers requests. Built by `open_version`."""
+    """A model version that answers requests. Built by `open_version`.
+
+    Args:
+        record: The version.
+        engine: Runs its model.
+        catalogue: Its items.
+        source: Where its users' features are, if it has one.
+    """
 
     def __init__(
         self,
         record: VersionRecord,
         *,
-        hosted: HostedModel,
+        engine: Engine[Ranking],
         catalogue: Catalogue,
         source: FeatureSource | None,
     ) -> None:
@@ -90,16 +59,7 @@ class LiveVersion:
         self.layout = FeatureLayout(record.feature_names)
         self._source = source
         self._columns = _columns(record, source)
-        self._hosted = hosted
-        signature = record.signature
-        self._input = signature.inputs[0].name if signature else "features"
-        self._batcher: Batcher[_Row, Ranking] = Batcher(
-            self._rank,
-            name=record.label,
-            max_batch=record.max_batch,
-            max_queue=record.max_queue,
-            threads=hosted.instances,
-        )
+        self._engine = engine
 
     def features_of(self, user_id: UserId, context: Mapping[str, Any]) -> NDArray[np.float32]:
         """Return the user's feature row from the feature source.
@@ -126,65 +86,43 @@ class LiveVersion:
             )
         return row if self._columns is None else row[self._columns]
 
-    def submit(self, features: NDArray[np.float32], depth: int) -> Future[Ranking]:
+    def submit(
+        self,
+        row: NDArray[np.float32],
+        depth: int,
+        *,
+        seconds: float | None = None,
+        priority: Priority = Priority.LIVE,
+    ) -> Future[Ranking]:
         """Queue one row, and return the future of its ranking, ``depth`` items deep.
+
+        Args:
+            row: The features, in the model's order.
+            depth: How many items are wanted; the whole catalogue at most.
+            seconds: How long the ranking is of use to anyone; None: the model's time-out.
+            priority: What goes first when not everything can.
 
         Raises:
             QueueFull: Too many rows are queued.
+            ModelNotReady: The engine is closed, or cannot be reached.
         """
-        return self._batcher.submit(_Row(features, min(depth, len(self.catalogue.items))))
-
-    def probe(self) -> None:
-        """Run one batch through the model, as a request would.
-
-        Raises:
-            InferenceError: The model cannot answer.
-        """
-        zeros = np.zeros(len(self.record.feature_names), dtype=np.float32)
-        result = self._rank([_Row(zeros, 1)])[0]
-        if isinstance(result, Exception):
-            raise result
+        return self._engine.submit(
+            row,
+            depth,
+            seconds=self.record.timeout if seconds is None else seconds,
+            priority=priority,
+        )
 
     def stats(self) -> BatcherStats:
-        """Return what its batcher counted."""
-        return self._batcher.stats()
+        """Return what its engine counted."""
+        return self._engine.stats()
 
     def close(self) -> None:
         """Finish what is queued, and free the model."""
         with ExitStack() as closing:  # each is closed, even if one of them raises
             if self._source is not None:
                 closing.callback(self._source.close)
-            closing.callback(self._hosted.close)
-            closing.callback(self._batcher.close)
-
-    def _rank(self, rows: Sequence[_Row]) -> list[Ranking | Exception]:
-        """Return the rankings of a batch. Runs on a batcher thread."""
-        outputs = self._hosted.run({self._input: np.stack([row.features for row in rows])})
-        scores = next(iter(outputs.values()))
-        n = len(self.catalogue.items)
-        if scores.shape != (len(rows), n):
-            raise InferenceError(
-                f"{self.record.label} returned scores of shape {scores.shape} for "
-                f"{len(rows)} rows and {n} items."
-            )
-        finite = np.atleast_1d(np.isfinite(scores).all(axis=1))
-        positions, best = top_k(np.where(finite[:, None], scores, 0), max(r.depth for r in rows))
-        items = self.catalogue.items
-        results: list[Ranking | Exception] = []
-        for i, row in enumerate(rows):
-            if not finite[i]:
-                results.append(
-                    InferenceError(f"{self.record.label} returned scores that are not finite.")
-                )
-                continue
-            results.append(
-                Ranking(
-                    items=tuple(items[p] for p in positions[i, : row.depth].tolist()),
-                    scores=tuple(best[i, : row.depth].tolist()),
-                    complete=row.depth == n,
-                )
-            )
-        return results
+            closing.callback(self._engine.close)
 
 
 def open_version(record: VersionRecord, *, store: Path, registry: PluginRegistry) -> LiveVersion:
@@ -195,41 +133,22 @@ def open_version(record: VersionRecord, *, store: Path, registry: PluginRegistry
         PluginError: A plugin it names does not exist, or refuses its options.
         InferenceError: The probe batch failed.
     """
-    path = _registered(store, record.artifact, record.sha256)
-    catalogue = read_catalogue(_registered(store, record.catalogue, record.catalogue_sha256))
-    spec = ModelSpec(
-        model_name=record.model_name,
-        version=record.version,
-        framework=record.framework,
-        path=path,
-        options=record.framework_options,
-        signature=record.signature,
-    )
-    framework = registry.frameworks.create(record.framework, record.framework_options)
-    executor = registry.executors.create(record.executor, record.executor_options)
+    catalogue = read_catalogue(registered_file(store, record.catalogue, record.catalogue_sha256))
     with ExitStack() as undo:
         source = open_feature_source(record, store=store, registry=registry)
         if source is not None:
             undo.callback(source.close)
-        hosted = executor.host(spec, lambda: framework.load(spec))
-        undo.callback(hosted.close)
-        live = LiveVersion(record, hosted=hosted, catalogue=catalogue, source=source)
-        undo.pop_all()
-        undo.callback(live.close)
-        live.probe()
+        engine = open_engine(
+            record,
+            store=store,
+            registry=registry,
+            items=len(catalogue.items),
+            finish=functools.partial(Ranking.of, catalogue),
+        )
+        undo.callback(engine.close)
+        live = LiveVersion(record, engine=engine, catalogue=catalogue, source=source)
         undo.pop_all()
     return live
-
-
-def _registered(store: Path, relative: str, sha256: str) -> Path:
-    """Return a file's path if it is still the one that was registered."""
-    path = locate(store, relative)
-    if digest(path) != sha256:
-        raise ArtifactRejected(
-            f"{relative!r} is not the file that was registered: its SHA-256 differs. Restore it, "
-            "or register the new file as a new version."
-        )
-    return path
 
 
 def open_feature_source(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from cache_app.core.levels import Found
 from plugins import DeadlineExceeded, Recommendation, RecommendationRequest, Unavailable
-from serving_app.core.live_version import VersionRecord
 from serving_app.core.ranking import Ranking
+from serving_app.core.version_record import VersionRecord
 
 __all__ = ["Pending"]
 

@@ -77,6 +77,18 @@ class Ranking:
     complete: bool
     """Whether the ranking holds the whole catalogue, so that nothing lies deeper."""
 
+    @classmethod
+    def of(
+        cls, catalogue: Catalogue, positions: NDArray[np.intp], scores: NDArray[np.floating]
+    ) -> Self:
+        """Return the ranking of some positions in a catalogue, best first."""
+        items = catalogue.items
+        return cls(
+            items=tuple([items[position] for position in positions.tolist()]),
+            scores=tuple(scores.tolist()),
+            complete=len(positions) == len(items),
+        )
+
     wire_type: ClassVar[Any] = tuple[tuple[str, ...], bytes, bool]
 
     def to_wire(self) -> tuple[tuple[str, ...], bytes, bool]:

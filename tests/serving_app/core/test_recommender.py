@@ -24,9 +24,9 @@ from plugins import (
 from plugins.eviction.lru import LRU
 from serving_app.core.features import FeatureLayout
 from serving_app.core.live_models import LiveModels
-from serving_app.core.live_version import VersionRecord
 from serving_app.core.ranking import Catalogue, Ranking
 from serving_app.core.recommender import Recommender
+from serving_app.core.version_record import VersionRecord
 from tests.fakes import FakeClock
 
 ITEMS = tuple(f"i{n}" for n in range(300))
