@@ -48,6 +48,15 @@ class EpochSignals:
             return here, self._heard
         return here, "in doubt", int(self._clock() / _IN_DOUBT)
 
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Return the seconds within which this host, and others, know of an epoch.
+
+        None: nothing tells them, and they look into the database now and then.
+        """
+        by_bus = None if self._bus is None else _IN_DOUBT
+        return (by_bus if self._file is None else 0.0), by_bus
+
     def tell(self, epoch: int) -> None:
         """Let the processes of this host, and then those of others, know of an epoch."""
         if self._file is not None:

@@ -32,11 +32,14 @@ class Epoch(models.Model):
 
 
 class Invalidation(models.Model):
-    """One scope that was invalidated. Kept as long as something older may still be cached."""
+    """One scope that was invalidated; of each, the last time.
+
+    Kept as long as something older may still be cached.
+    """
 
     epoch = models.BigIntegerField(_("epoch"), primary_key=True)
-    scope = models.CharField(_("scope"), max_length=400)
-    at = models.DateTimeField(_("at"), auto_now_add=True)
+    scope = models.CharField(_("scope"), max_length=400, db_index=True)
+    at = models.DateTimeField(_("at"), auto_now_add=True, db_index=True)
 
     class Meta:
         """Names and order."""

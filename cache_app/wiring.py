@@ -176,6 +176,16 @@ def tell(epoch: int) -> None:
     _signals.tell(epoch)
 
 
+def signal_bounds() -> tuple[float | None, float | None]:
+    """Return the seconds within which this host, and others, are told of an invalidation.
+
+    None: nothing tells them, and they look into the database now and then.
+    """
+    get_generations()
+    assert _signals is not None, "get_generations opens them"
+    return _signals.bounds
+
+
 def _open_signals(settings: CacheSettings) -> EpochSignals:
     file = bus = None
     if settings.epoch_file is not None:

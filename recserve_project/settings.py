@@ -196,6 +196,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_activation_changelist"),
                     },
                     {
+                        "title": _("Cache"),
+                        "icon": "cached",
+                        "link": reverse_lazy("admin:cache"),
+                    },
+                    {
                         "title": _("Plugins"),
                         "icon": "extension",
                         "link": reverse_lazy("admin:plugins"),

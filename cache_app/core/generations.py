@@ -8,18 +8,29 @@ it covers, and a computation that began before it stores its result where nobody
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
+from cache_app.core.keys import entry_of
 from plugins.contracts import UserId
-from plugins.errors import LevelUnavailable
+from plugins.errors import InvalidInput, LevelUnavailable
 
-__all__ = ["EVERYTHING", "Generations", "scope", "scopes_of"]
+__all__ = ["EVERYTHING", "MOST_TAGS", "TAGS", "Generations", "scope", "scopes_of", "tags_of"]
 
 EVERYTHING = "all"
 """The scope of every key."""
+
+TAGS = "tags"
+"""The name in a request's context under which its tags are."""
+MOST_TAGS = 16
+"""Tags of a request at most; each is looked up at every request."""
+LONGEST_NAME = 100
+"""Characters of a tag, or of a segment, at most."""
 
 _MOST = 50_000
 """Scopes remembered, beyond which all are read anew: those that no longer matter are gone then."""
@@ -30,14 +41,27 @@ def scope(
     user_id: UserId | None = None,
     model_name: str | None = None,
     version: int | None = None,
+    tag: str | None = None,
+    segment: str | None = None,
+    key: str | None = None,
 ) -> str:
     """Return the scope of all that is given together; of nothing given: everything.
 
     A user is one, whether it is given as a number or as its text.
 
     Raises:
-        ValueError: A version is given without its model, or with a user.
+        ValueError: What is given does not go together, or is no tag, segment or key.
     """
+    alone = {"tag": tag, "segment": segment, "key": key}
+    named = [name for name, value in alone.items() if value is not None]
+    if named:
+        if len(named) > 1 or (user_id, model_name, version) != (None, None, None):
+            raise ValueError(f"A {named[0]} is invalidated alone, with nothing else.")
+        if key is not None:
+            return _entry_scope(entry_of(key))
+        (name,) = named
+        _check_name(alone[name], f"A {name}")
+        return f"t:{tag}" if segment is None else f"s:{segment}"
     if version is not None:
         if model_name is None or user_id is not None:
             raise ValueError("A version is invalidated with its model, and for every user.")
@@ -49,15 +73,66 @@ def scope(
     return EVERYTHING if model_name is None else f"m:{model_name}"
 
 
-def scopes_of(*, user_id: UserId, model_name: str, version: int) -> tuple[str, ...]:
-    """Return the scopes that a key belongs to."""
+def scopes_of(
+    *,
+    user_id: UserId,
+    model_name: str,
+    version: int,
+    segment: str = "all",
+    tags: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """Return the scopes that a key belongs to, but for its own (see `Generations.of`)."""
+    return (
+        *_shared_scopes(model_name, version, segment),
+        f"u:{user_id}",
+        f"mu:{len(model_name)}:{model_name}:{user_id}",
+        *(f"t:{tag}" for tag in tags),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared_scopes(model_name: str, version: int, segment: str) -> tuple[str, ...]:
+    """Return the scopes that keys of many users have in common."""
     return (
         EVERYTHING,
-        scope(user_id=user_id),
         scope(model_name=model_name),
         scope(model_name=model_name, version=version),
-        scope(user_id=user_id, model_name=model_name),
+        scope(segment=segment),
     )
+
+
+def tags_of(context: Mapping[str, Any]) -> Sequence[str]:
+    """Return the tags that a request declares in its context.
+
+    Raises:
+        InvalidInput: They are no list of texts, or too many, or one is empty or too long: ignored,
+            they would make an invalidation incomplete, and nobody would know.
+    """
+    tags = context.get(TAGS)
+    if tags is None:
+        return ()
+    if not isinstance(tags, list | tuple) or len(tags) > MOST_TAGS:
+        raise InvalidInput(
+            f"context.tags must be a list of at most {MOST_TAGS} texts: what this answer can be "
+            "invalidated by.",
+            field="context.tags",
+        )
+    for i, tag in enumerate(tags):
+        try:
+            _check_name(tag, "A tag")
+        except ValueError as error:
+            raise InvalidInput(str(error), field=f"context.tags[{i}]") from error
+    return tags
+
+
+def _check_name(value: Any, what: str) -> None:
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or not value.isprintable():
+        raise ValueError(f"{what} must be a text of 1 to {LONGEST_NAME} printable characters.")
+
+
+def _entry_scope(entry: str) -> str:
+    # Keys may be longer than a row of the database has room for.
+    return "k:" + hashlib.blake2b(entry.encode(), digest_size=16).hexdigest()
 
 
 class Generations:
@@ -79,13 +154,19 @@ class Generations:
         self._hint = hint
         self._lock = threading.Lock()
         self._epochs: dict[str, int] = {}
+        self._single_keys = False
+        self._read_anew_at = _MOST
         self._latest = 0
         self._seen: Hashable = None
         self._doubt = ""
         self._doubts = itertools.count(1)
 
-    def of(self, scopes: Iterable[str]) -> str:
+    def of(self, scopes: Iterable[str], entry: str = "") -> str:
         """Return the generation of a key with these scopes, as of now.
+
+        Args:
+            scopes: What `scopes_of` returned.
+            entry: The key without its generation, whose own scope counts, too.
 
         While the invalidations cannot be read, it is one that nothing was ever stored under: what
         cannot be known to be valid is not served.
@@ -95,15 +176,23 @@ class Generations:
         if self._doubt:
             return self._doubt
         epochs = self._epochs
-        return str(max(epochs.get(each, 0) for each in scopes))
+        latest = 0
+        for each in scopes:
+            if each in epochs and epochs[each] > latest:
+                latest = epochs[each]
+        if self._single_keys and entry:
+            latest = max(latest, epochs.get(_entry_scope(entry), 0))
+        return str(latest)
 
     def refresh(self) -> None:
         """Read what is new, whatever the hint says."""
         with self._lock:
             hint = self._hint()  # before reading: what comes meanwhile is read once more
             try:
-                if len(self._epochs) > _MOST:
+                if len(self._epochs) > self._read_anew_at:
                     self._adopt({}, self._load(0))
+                    # If most still matter, the next time is far: a look stays cheap on average.
+                    self._read_anew_at = max(_MOST, 2 * len(self._epochs))
                 else:
                     self._adopt(self._epochs, self._load(self._latest))
             except LevelUnavailable:
@@ -114,6 +203,11 @@ class Generations:
             self._seen = hint
 
     def _adopt(self, known: dict[str, int], news: Sequence[tuple[int, str]]) -> None:
-        # A new dict, as another thread may be reading the old one.
-        self._epochs = {**known, **{each: epoch for epoch, each in news}}
+        # Other threads may be reading what is known: entries are added, and never taken out. Who
+        # sees some of the news sees the first of them, which is what held a moment ago.
+        for epoch, each in news:
+            known[each] = epoch
+            if each.startswith("k:"):
+                self._single_keys = True
+        self._epochs = known
         self._latest = max([self._latest, *(epoch for epoch, _ in news)])

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from plugins.contracts import UserId
 from plugins.errors import InvalidInput
 
-__all__ = ["digest_features", "matcher", "recommendation_key"]
+__all__ = ["digest_features", "entry_of", "in_generation", "matcher", "recommendation_key"]
 
 _NONE = "-"
 _MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 8
@@ -55,7 +55,8 @@ def recommendation_key(
         user_id: The user; ``1`` and ``"1"`` are two users.
         context: The circumstances: JSON values, in any order of names.
         features_digest: What `digest_features` returned for the features given, if any.
-        generation: What `Generations.of` returned for the request's scopes.
+        generation: What `Generations.of` returned for the request's scopes; empty: the key is
+            returned without one, as `entry_of` does, for `in_generation`.
 
     Raises:
         InvalidInput: The user is neither text nor int, or the context holds what JSON cannot.
@@ -64,7 +65,31 @@ def recommendation_key(
         features_digest = features_digest.hex()
     prefix = _prefix(namespace, model_name, f"{version}-{fingerprint}", segment)
     features = quote(features_digest, safe="") or _NONE
-    return f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}:{generation}"
+    entry = f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}"
+    return in_generation(entry, generation) if generation else entry
+
+
+def in_generation(entry: str, generation: str) -> str:
+    """Return the key of an entry in a generation."""
+    return f"{entry}:{generation}"
+
+
+def entry_of(key: str) -> str:
+    """Return a key without its generation: what it asks, whatever was invalidated.
+
+    Args:
+        key: A key, with its generation or without.
+
+    Raises:
+        ValueError: It is no key of a cached answer.
+    """
+    parts = key.split(":")
+    if len(parts) not in {_PARTS - 1, _PARTS} or not all(parts) or not key.isascii():
+        raise ValueError(
+            "A key reads namespace:model:version-fingerprint:segment:user:context:features:"
+            f"generation; {key[:100]!r} does not."
+        )
+    return ":".join(parts[: _PARTS - 1])
 
 
 def digest_features(row: NDArray[Any]) -> str:

@@ -16,11 +16,14 @@ from rest_framework.views import APIView
 from cache_app.core.codec import CodecStats
 from cache_app.core.keys import matcher
 from cache_app.core.levels import LevelStats
-from cache_app.invalidation import invalidate
+from cache_app.invalidation import bounds, invalidate, invalidate_scopes
 from cache_app.wiring import codec_stats, get_levels
 from plugins import InvalidInput
 from serving_app import process_statistics, wiring
+from serving_app.api.invalidation import wanted_scopes
 from serving_app.api.permissions import CanOperate
+from serving_app.api.serializers import InvalidatedSerializer, InvalidateSerializer
+from serving_app.conf import serving_settings
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.latency import LatencySummary
 from serving_app.core.request_counts import RecommenderStats
@@ -258,3 +261,31 @@ class CacheClearView(APIView):
             else levels.clear()
         )
         return Response({"removed": removed, "epoch": epoch})
+
+
+class CacheInvalidateView(APIView):
+    """Invalidating."""
+
+    permission_classes = (CanOperate,)
+
+    @extend_schema(request=InvalidateSerializer, responses={200: InvalidatedSerializer})
+    def post(self, request: Request) -> Response:
+        """Forget a user, a model, a version, a tag, a segment, a key, a question, or everything.
+
+        It takes the same time whatever it covers. `scopes` names several at once.
+        """
+        settings = serving_settings()
+        scopes, named = wanted_scopes(
+            request.data, settings, lambda question: wiring.get_recommender().key(question)
+        )
+        try:
+            epoch = invalidate_scopes(scopes)
+        except ValueError as error:  # too long for the database
+            raise InvalidInput(str(error), field="") from error
+        return Response(
+            {
+                "invalidated": named,
+                "epoch": epoch,
+                "bound_seconds": dataclasses.asdict(bounds(settings.reconcile_seconds)),
+            }
+        )

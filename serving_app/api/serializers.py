@@ -69,6 +69,59 @@ class BatchSerializer(serializers.Serializer[Any]):
     total_latency_ms = serializers.FloatField()
 
 
+class QuestionSerializer(serializers.Serializer[Any]):
+    """What tells one entry from another."""
+
+    user_id = serializers.CharField(help_text="The user: a string or a whole number.")
+    model_name = serializers.CharField(default="default")
+    features = serializers.JSONField(required=False)
+    context = serializers.DictField(  # type: ignore[assignment]  # a field, not the base's
+        required=False
+    )
+
+
+class ScopeSerializer(serializers.Serializer[Any]):
+    """What to forget: everything that belongs to all that is given together."""
+
+    user_id = serializers.CharField(
+        required=False, help_text="A user, alone or by a model; a number and its text are one."
+    )
+    model_name = serializers.CharField(required=False, help_text="A model.")
+    version = serializers.IntegerField(
+        required=False, min_value=1, help_text="A version, with its model_name."
+    )
+    tag = serializers.CharField(
+        required=False, help_text="A tag that requests declared in context.tags; alone."
+    )
+    segment = serializers.CharField(required=False, help_text="A segment; alone.")
+    key = serializers.CharField(required=False, help_text="The key of one entry; alone.")
+    question = QuestionSerializer(
+        required=False, help_text="The one entry that answers it, by the live version; alone."
+    )
+    all = serializers.BooleanField(required=False, help_text="true: everything; alone.")
+
+
+class InvalidateSerializer(ScopeSerializer):
+    """One scope, or several."""
+
+    scopes = ScopeSerializer(many=True, required=False, help_text="1 to 100 scopes; alone.")
+
+
+class BoundSerializer(serializers.Serializer[Any]):
+    """Seconds after which no older answer is served."""
+
+    this_host = serializers.FloatField()
+    other_hosts = serializers.FloatField()
+
+
+class InvalidatedSerializer(serializers.Serializer[Any]):
+    """What was invalidated."""
+
+    invalidated = ScopeSerializer(many=True)
+    epoch = serializers.IntegerField()
+    bound_seconds = BoundSerializer()
+
+
 class ProblemSerializer(serializers.Serializer[Any]):
     """RFC 9457 problem details."""
 

@@ -45,6 +45,7 @@ urlpatterns = [
     path("serving/stats", operation.ServingStatsView.as_view(), name="serving-stats"),
     path("cache/stats", operation.CacheStatsView.as_view(), name="cache-stats"),
     path("cache/clear", operation.CacheClearView.as_view(), name="cache-clear"),
+    path("cache/invalidate", operation.CacheInvalidateView.as_view(), name="cache-invalidate"),
     path("models", ServedModelViewSet.as_view(_models), name="servedmodel-list"),
     path(_name, ServedModelViewSet.as_view(_model), name="servedmodel-detail"),
     path(f"{_name}/promote", ServedModelViewSet.as_view({"post": "promote"}), name="promote"),

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_app.core.freshness import Freshness
-from cache_app.core.generations import Generations, scopes_of
-from cache_app.core.keys import digest_features, recommendation_key
+from cache_app.core.generations import Generations, scopes_of, tags_of
+from cache_app.core.keys import digest_features, in_generation, recommendation_key
 from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Found, Levels
 from cache_app.core.single_flight import SingleFlight
@@ -133,6 +133,21 @@ class Recommender:
         finally:
             lease.release()
 
+    def key(self, request: RecommendationRequest) -> str:
+        """Return the cache key under which the answer to a request is, or would be.
+
+        Raises:
+            BadRequest: The request cannot be answered as it is.
+            ModelNotReady: The model is not live in this process.
+        """
+        lease = self._live.lease(request.model_name)
+        try:
+            layout = lease.version.layout
+            row = None if request.features is None else layout.row(request.features)
+            return self._key(request, lease.version, row)
+        finally:
+            lease.release()
+
     def _key(
         self,
         request: RecommendationRequest,
@@ -140,23 +155,26 @@ class Recommender:
         row: NDArray[np.float32] | None,
     ) -> str:
         """Return the cache key of a request to a version."""
-        return recommendation_key(
+        record = version.record
+        entry = recommendation_key(
             namespace=self._namespace,
-            model_name=version.record.model_name,
-            version=version.record.version,
+            model_name=record.model_name,
+            version=record.version,
             fingerprint=version.fingerprint,
             segment=SEGMENT,
             user_id=request.user_id,
             context=request.context,
             features_digest="" if row is None else digest_features(row),
-            generation=self._generations.of(
-                scopes_of(
-                    user_id=request.user_id,
-                    model_name=version.record.model_name,
-                    version=version.record.version,
-                )
-            ),
+            generation="",
         )
+        scopes = scopes_of(
+            user_id=request.user_id,
+            model_name=record.model_name,
+            version=record.version,
+            segment=SEGMENT,
+            tags=tags_of(request.context) if request.context else (),
+        )
+        return in_generation(entry, self._generations.of(scopes, entry))
 
     def _find(self, key: str, request: RecommendationRequest) -> Found | None:
         """Return what the cache has, if it is deep enough, and not too stale, for the request."""

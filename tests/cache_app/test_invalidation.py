@@ -11,9 +11,9 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from cache_app import wiring
-from cache_app.core.generations import scopes_of
+from cache_app.core.generations import EVERYTHING, scope, scopes_of
 from cache_app.epoch_file import EpochFile
-from cache_app.invalidation import invalidate
+from cache_app.invalidation import Bounds, bounds, invalidate, invalidate_scopes
 from cache_app.models import Epoch, Invalidation
 from plugins import LevelUnavailable
 
@@ -60,6 +60,46 @@ def test_what_nothing_cached_is_older_than_is_forgotten(cache):
     assert list(Invalidation.objects.values_list("epoch", "scope")) == [(last, "all")]
 
 
+def test_of_each_scope_the_last_invalidation_is_kept_however_often_there_was_one(cache):
+    for _ in range(5):
+        invalidate(user_id="u")
+        invalidate(tag="x")
+    last = invalidate_scopes([scope(user_id="u"), scope(tag="x"), scope(user_id="u")])
+    kept = list(Invalidation.objects.exclude(scope="all").values_list("epoch", "scope"))
+    assert kept == [(last - 1, "u:u"), (last, "t:x")]
+    last = invalidate_scopes([scope(tag="x"), EVERYTHING])
+    assert list(Invalidation.objects.values_list("epoch", "scope")) == [(last, "all")]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"tag": "x", "user_id": "u"}, "alone"),
+        ({"key": "rubbish"}, "A key reads"),
+        ({"segment": ""}, "1 to 100"),
+        ({"user_id": "u" * 401}, "longer than any"),
+    ],
+)
+def test_what_is_no_scope_is_refused_and_nothing_is_invalidated(cache, given, says):
+    before = Epoch.objects.get().latest
+    with pytest.raises(ValueError, match=says):
+        invalidate(**given)
+    with pytest.raises(ValueError, match="Name a scope"):
+        invalidate_scopes([])
+    assert Epoch.objects.get().latest == before
+
+
+def test_the_bound_is_what_the_settings_allow(settings, cache):
+    assert bounds(1.5) == Bounds(0.0, 1.5)
+    redis = {"BACKEND": "redis", "URL": "redis://127.0.0.1:1/0"}
+    settings.RECSERVE = {**settings.RECSERVE, "CACHE": {"L2": redis}}
+    wiring.reset()
+    assert bounds(1.5) == Bounds(0.005, 0.005)
+    settings.RECSERVE = {**settings.RECSERVE, "CACHE": {}}
+    wiring.reset()
+    assert bounds(1.5) == Bounds(1.5, 1.5)
+
+
 def test_a_database_that_is_away_is_a_doubt_and_not_an_error(cache, monkeypatch):
     sure = wiring.get_generations().of(SCOPES)
 
@@ -94,10 +134,26 @@ def test_the_file_is_shared_by_processes_and_never_falls(tmp_path):
 
 
 def test_the_command_names_what_it_forgets_and_refuses_to_guess(cache, capsys):
-    for arguments in (["--user", "u"], ["--model", "m", "--model-version", "3"], ["--all"]):
+    for arguments in (
+        ["--user", "u"],
+        ["--model", "m", "--model-version", "3"],
+        ["--tag", "summer sale"],
+        ["--segment", "all"],
+        ["--key", "t:m:1-f00d:all:i7:-:-:0"],
+    ):
         call_command("invalidate", *arguments)
         assert "Invalidated" in capsys.readouterr().out
-    for wrong in ([], ["--all", "--user", "u"], ["--model-version", "3"]):
+    kept = set(Invalidation.objects.values_list("scope", flat=True))
+    assert {"u:u", "v:3:m", "t:summer sale", "s:all"} < kept
+    call_command("invalidate", "--all")
+    for wrong in (
+        [],
+        ["--all", "--user", "u"],
+        ["--all", "--tag", "x"],
+        ["--model-version", "3"],
+        ["--tag", "x", "--model", "m"],
+        ["--key", "rubbish"],
+    ):
         with pytest.raises(CommandError):
             call_command("invalidate", *wrong)
     assert Invalidation.objects.get().scope == "all"

@@ -34,7 +34,8 @@ def test_no_worker_serves_what_was_invalidated(two_workers, server):
     with two_workers.client() as client:
         for turn in range(12):
             user = f"invalidated-{turn}"
-            question = {"user_id": user, "context": {"turn": turn}}
+            tag = f"turn {turn}"
+            question = {"user_id": user, "context": {"turn": turn, "tags": ["demo", tag]}}
 
             def ask(question=question):
                 # A new connection each time: the workers take turns.
@@ -43,11 +44,16 @@ def test_no_worker_serves_what_was_invalidated(two_workers, server):
 
             assert ask()["cached"] is False
             assert all(ask()["cached"] for _ in range(6))
-            if turn % 2:
-                cleared = client.delete("cache/clear", params={"user_id": user})
-                assert cleared.status_code == 200
-            else:
-                manage(two_workers.var, "invalidate", "--user", user)
+            forget = (
+                lambda user=user: client.delete("cache/clear", params={"user_id": user}),
+                lambda user=user: client.post("cache/invalidate", json={"user_id": user}),
+                lambda tag=tag: client.post("cache/invalidate", json={"tag": tag}),
+                lambda q=question: client.post("cache/invalidate", json={"question": q}),
+                lambda user=user: manage(two_workers.var, "invalidate", "--user", user),
+                lambda tag=tag: manage(two_workers.var, "invalidate", "--tag", tag),
+            )
+            done = forget[turn % len(forget)]()
+            assert getattr(done, "status_code", 200) == 200, done
             first = ask()
             assert first["cached"] is False
             later = [ask() for _ in range(6)]

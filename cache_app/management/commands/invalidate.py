@@ -14,7 +14,8 @@ class Command(BaseCommand):
 
     help = (
         "Forget the cached answers of a user, of a model or one of its versions, of a user by a "
-        "model, or all of them. Serving processes follow at once."
+        "model, with a tag, of a segment, of one key, or all of them. Serving processes follow at "
+        "once."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -22,6 +23,9 @@ class Command(BaseCommand):
         parser.add_argument("--user", metavar="ID", help="this user's")
         parser.add_argument("--model", metavar="NAME", help="this model's")
         parser.add_argument("--model-version", type=int, metavar="N", help="this version's")
+        parser.add_argument("--tag", metavar="TEXT", help="those asked for with it; alone")
+        parser.add_argument("--segment", metavar="NAME", help="this segment's; alone")
+        parser.add_argument("--key", metavar="KEY", help="one entry's; alone")
         parser.add_argument("--all", action="store_true", help="everybody's, of every model")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -30,12 +34,21 @@ class Command(BaseCommand):
         Raises:
             CommandError: Nothing, or too much, is named.
         """
-        user, model, version = options["user"], options["model"], options["model_version"]
-        named = user is not None or model is not None or version is not None
-        if named == options["all"]:
-            raise CommandError("Name what to forget: --user, --model, --model-version, or --all.")
+        named = {
+            "user_id": options["user"],
+            "model_name": options["model"],
+            "version": options["model_version"],
+            "tag": options["tag"],
+            "segment": options["segment"],
+            "key": options["key"],
+        }
+        if any(value is not None for value in named.values()) == options["all"]:
+            raise CommandError(
+                "Name what to forget: --user, --model, --model-version, --tag, --segment, --key, "
+                "or --all."
+            )
         try:
-            epoch = invalidate(user_id=user, model_name=model, version=version)
+            epoch = invalidate(**named)
         except ValueError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(self.style.SUCCESS(f"Invalidated (epoch {epoch})."))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_app.core.generations import EVERYTHING, Generations, scope, scopes_of
-from plugins import LevelUnavailable
+from cache_app.core.generations import EVERYTHING, Generations, scope, scopes_of, tags_of
+from plugins import InvalidInput, LevelUnavailable
 
 pytestmark = pytest.mark.contract("C8")
 
@@ -17,8 +17,11 @@ WHAT = st.one_of(
     MODELS.map(lambda model: scope(model_name=model)),
     st.builds(lambda m, v: scope(model_name=m, version=v), MODELS, st.integers(1, 2)),
     st.builds(lambda m, u: scope(model_name=m, user_id=u), MODELS, USERS),
+    st.sampled_from(["x", "y", "a"]).map(lambda tag: scope(tag=tag)),
+    st.sampled_from(["new", "a"]).map(lambda segment: scope(segment=segment)),
 )
 KEYS = st.tuples(USERS, MODELS, st.integers(1, 2))
+PLACES = st.tuples(st.sampled_from(["new", "all"]), st.sets(st.sampled_from(["x", "y", "a"])))
 
 
 class Log:
@@ -40,24 +43,58 @@ class Log:
         return Generations(self.load, hint=lambda: len(self.entries))
 
 
-def of(generations, key):
+def scopes(key, place=("all", ())):
     user, model, version = key
-    return generations.of(scopes_of(user_id=user, model_name=model, version=version))
+    segment, tags = place
+    return scopes_of(user_id=user, model_name=model, version=version, segment=segment, tags=tags)
 
 
-@given(st.lists(WHAT, max_size=8), KEYS, WHAT)
+def of(generations, key, place=("all", ())):
+    return generations.of(scopes(key, place))
+
+
+@given(st.lists(WHAT, max_size=8), KEYS, PLACES, WHAT)
 def test_a_generation_changes_exactly_when_something_that_covers_the_key_is_invalidated(
-    before, key, what
+    before, key, place, what
 ):
     log = Log()
     for each in before:
         log.add(each)
     process = log.process()
-    old = of(process, key)
+    old = of(process, key, place)
     log.add(what)
-    user, model, version = key
-    covers = what in scopes_of(user_id=user, model_name=model, version=version)
-    assert (of(process, key) != old) == covers
+    covers = what in scopes(key, place)
+    assert (of(process, key, place) != old) == covers
+
+
+def entry(user):
+    return f"t:m:1-f00d:all:i{user}:-:-"
+
+
+@given(st.lists(st.integers(0, 3), max_size=5), st.integers(0, 3), st.integers(0, 3))
+def test_one_key_is_invalidated_and_no_other(before, key, what):
+    log = Log()
+    for user in before:
+        log.add(scope(key=f"{entry(user)}:12"))
+    process = log.process()
+    old = process.of((EVERYTHING,), entry(key))
+    log.add(scope(key=entry(what)))
+    assert (process.of((EVERYTHING,), entry(key)) != old) == (key == what)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    ["x", 7, {"x": 1}, [""], ["x", 7], [None], ["a" * 101], ["a\n"], [f"{n}" for n in range(17)]],
+)
+def test_tags_that_are_none_are_refused_for_they_would_go_unnoticed(tags):
+    with pytest.raises(InvalidInput, match="tag") as caught:
+        tags_of({"tags": tags})
+    assert caught.value.field.startswith("context.tags")
+
+
+def test_tags_are_a_list_in_the_context():
+    assert tags_of({}) == tags_of({"tags": None, "page": 1}) == ()
+    assert list(tags_of({"tags": ["a" * 100, "all", "m:x"]})) == ["a" * 100, "all", "m:x"]
 
 
 @given(st.lists(st.tuples(WHAT, st.booleans()), max_size=12), KEYS)
@@ -76,9 +113,31 @@ def test_scopes_that_read_alike_are_not_the_same():
     assert scope(model_name="a:b", user_id="c") != scope(model_name="a", user_id="b:c")
     assert scope(user_id=7) == scope(user_id="7")
     assert scope() == EVERYTHING
+    same = "m:1"
+    assert len({scope(tag=same), scope(segment=same), scope(user_id=same), same}) == 4
     for wrong in ({"version": 1}, {"version": 1, "model_name": "m", "user_id": "u"}):
         with pytest.raises(ValueError, match="with its model"):
             scope(**wrong)
+    for wrong in (
+        {"tag": "x", "user_id": "u"},
+        {"tag": "x", "segment": "y"},
+        {"key": "k", "version": 1},
+    ):
+        with pytest.raises(ValueError, match="is invalidated alone"):
+            scope(**wrong)
+    for wrong in ({"tag": ""}, {"segment": "a" * 101}, {"tag": 7}):
+        with pytest.raises(ValueError, match="1 to 100 printable characters"):
+            scope(**wrong)
+    for wrong in (
+        "",
+        "k",
+        "t:m:1-f00d:all:i7:-",
+        "t:m:1-f00d:all::-:-:0",
+        f"{entry(7)}:0:0",
+        "ü" * 8,
+    ):
+        with pytest.raises(ValueError, match="A key reads"):
+            scope(key=wrong)
 
 
 def test_in_doubt_nothing_that_was_stored_is_found_and_afterwards_all_that_is_valid():
@@ -94,17 +153,24 @@ def test_in_doubt_nothing_that_was_stored_is_found_and_afterwards_all_that_is_va
     assert of(process, ("b", "m", 1)) != sure
 
 
-def test_a_process_that_remembers_too_much_reads_all_anew(monkeypatch):
+def test_a_process_that_remembers_too_much_reads_all_anew_but_not_each_time(monkeypatch):
     monkeypatch.setattr("cache_app.core.generations._MOST", 5)
     log = Log()
     process = log.process()
-    for user in range(10):
+    loads = []
+    load = process._load
+    process._load = lambda after: loads.append(after) or load(after)
+    for user in range(14):
         log.add(scope(user_id=user))
         of(process, (str(user), "m", 1))
+    assert loads.count(0) == 2  # at the beginning, and once beyond 5; next beyond 14
     log.entries = log.entries[-2:]
     process.refresh()
+    assert of(process, ("13", "m", 1)) == "113"
+    assert of(process, ("0", "m", 1)) == "100"
+    process._read_anew_at = 13
     process.refresh()
-    assert of(process, ("9", "m", 1)) == "109"
+    assert of(process, ("13", "m", 1)) == "113"
     assert of(process, ("0", "m", 1)) == "0"
 
 

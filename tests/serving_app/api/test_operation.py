@@ -4,6 +4,7 @@ import pytest
 from django.utils import timezone
 
 from cache_app.wiring import get_levels
+from plugins import RecommendationRequest
 from serving_app import process_statistics, registration, wiring
 from serving_app.models import ProcessStatistics
 from tests import servers
@@ -189,12 +190,144 @@ def test_clearing_without_saying_what_is_refused(client_as, live_model, query):
     assert get_levels().stats()["l1"].entries == 1
 
 
+def invalidate(client, **body):
+    return client.post("/api/v1/cache/invalidate", body, format="json")
+
+
+QUESTIONS = {
+    "plain": {"user_id": "1"},
+    "tagged": {"user_id": "1", "context": {"tags": ["sale", "home"]}},
+    "number": {"user_id": 1, "context": {"page": 2}},
+    "second": {"user_id": "2", "context": {"tags": ["home"]}},
+    "other": {"user_id": "2", "model_name": "other"},
+}
+
+
+@pytest.mark.contract("C8")
+@pytest.mark.contract("A3")
+@pytest.mark.parametrize(
+    ("body", "forgotten"),
+    [
+        ({"user_id": "1"}, {"plain", "tagged", "number"}),
+        ({"user_id": 2}, {"second", "other"}),
+        ({"model_name": "other"}, {"other"}),
+        ({"model_name": "default", "user_id": "2"}, {"second"}),
+        ({"model_name": "default", "version": 1}, {"plain", "tagged", "number", "second"}),
+        ({"model_name": "default", "version": 2}, set()),
+        ({"tag": "sale"}, {"tagged"}),
+        ({"tag": "home"}, {"tagged", "second"}),
+        ({"tag": "1"}, set()),
+        ({"segment": "all"}, set(QUESTIONS)),
+        ({"segment": "new"}, set()),
+        ({"question": {"user_id": "1", "features": FEATURES}}, {"plain"}),
+        ({"question": {"user_id": "1"}}, set()),  # another question: features from a source
+        ({"question": {**QUESTIONS["number"], "features": FEATURES}}, {"number"}),
+        ({"all": True}, set(QUESTIONS)),
+        ({"scopes": [{"tag": "sale"}, {"model_name": "other"}]}, {"tagged", "other"}),
+        ({"scopes": [{"all": True}, {"tag": "sale"}]}, set(QUESTIONS)),
+    ],
+)
+def test_invalidating_forgets_exactly_what_is_named(client_as, live_model, store, body, forgotten):
+    registration.promote(registration.register("other", linear_draft(store, "other.npz")))
+    wiring.get_serving().reconciler.reconcile()
+    operator = client_as("operate")
+    for question in QUESTIONS.values():
+        ask(operator, **question)
+    response = invalidate(operator, **body)
+    assert response.status_code == 200, response.json()
+    told = response.json()
+    assert told["invalidated"] == body.get("scopes", [body])
+    assert told["epoch"] > 0
+    assert told["bound_seconds"] == {"this_host": 1.0, "other_hosts": 1.0}
+    wiring.get_serving().reconciler.reconcile()
+    cached = {name for name, each in QUESTIONS.items() if ask(operator, **each)["cached"]}
+    assert cached == set(QUESTIONS) - forgotten
+    assert all(ask(operator, **each)["cached"] for each in QUESTIONS.values())
+
+
+@pytest.mark.contract("C8")
+def test_a_key_names_one_entry(client_as, live_model):
+    operator = client_as("operate")
+    for question in ({"user_id": "1"}, {"user_id": "2"}):
+        ask(operator, **question)
+    request = RecommendationRequest("1", features=FEATURES)
+    key = wiring.get_recommender().key(request)
+    assert get_levels().find(key) is not None
+    assert invalidate(operator, key=key).status_code == 200
+    wiring.get_serving().reconciler.reconcile()
+    assert wiring.get_recommender().key(request) != key
+    assert ask(operator, user_id="1")["cached"] is False
+    assert ask(operator, user_id="2")["cached"] is True
+
+
+@pytest.mark.contract("C8")
+@pytest.mark.contract("A5")
+@pytest.mark.parametrize(
+    ("body", "status", "field", "says"),
+    [
+        ([], 422, "", "as a JSON object"),
+        ({}, 422, "", "Say what to forget"),
+        ({"all": False}, 422, "all", "must be true"),
+        ({"all": True, "tag": "x"}, 422, "all", "alone"),
+        ({"user": "7"}, 422, "user", "Did you mean user_id?"),
+        ({"user_id": ""}, 422, "user_id", "1 to 256"),
+        ({"user_id": True}, 422, "user_id", "whole number"),
+        ({"version": 1}, 422, "version", "with its model"),
+        ({"model_name": "m", "version": "1"}, 422, "version", "above 0"),
+        ({"model_name": 7}, 422, "model_name", "a string"),
+        ({"tag": "x", "segment": "y"}, 422, "tag", "alone"),
+        ({"tag": "a" * 101}, 422, "tag", "1 to 100"),
+        ({"key": "rubbish"}, 422, "key", "A key reads"),
+        ({"model_name": "m" * 500}, 422, "", "longer than any"),
+        ({"scopes": []}, 422, "scopes", "1 to 100"),
+        ({"scopes": "all"}, 422, "scopes", "1 to 100"),
+        ({"scopes": [{"tag": "x"}] * 101}, 422, "scopes", "1 to 100"),
+        ({"scopes": [{"tag": "x"}, 7]}, 422, "scopes[1]", "JSON object"),
+        ({"scopes": [{"tag": "x"}, {}]}, 422, "scopes[1]", "Say what"),
+        ({"scopes": [{"tag": 7}]}, 422, "scopes[0].tag", "a string"),
+        ({"scopes": [{"tag": "x"}], "all": True}, 422, "all", "stands alone"),
+        ({"question": "who"}, 422, "question", "as for /predict"),
+        ({"question": {}}, 422, "question.user_id", "missing"),
+        ({"question": {"user_id": "1", "k": 3}}, 422, "question.k", "no other one"),
+        ({"question": {"user_id": "1", "context": {"tags": 7}}}, 422, "context.tags", "list"),
+        ({"question": {"user_id": "1", "features": [1]}}, 422, "features", "3: age"),
+        ({"question": {"user_id": "1", "model_name": "nowhere"}}, 404, None, "nowhere"),
+    ],
+)
+def test_what_names_no_scope_is_refused_and_nothing_is_forgotten(
+    client_as, live_model, body, status, field, says
+):
+    operator = client_as("operate")
+    ask(operator)
+    response = operator.post("/api/v1/cache/invalidate", body, format="json")
+    assert response.status_code == status
+    problem = response.json()
+    assert says in problem["detail"]
+    if field is not None:
+        assert problem["errors"][0]["field"] == field
+    wiring.get_serving().reconciler.reconcile()
+    assert ask(operator)["cached"] is True
+
+
+@pytest.mark.contract("C8")
+def test_tags_that_are_none_are_refused_when_asking(client_as, live_model):
+    response = client_as("predict").post(
+        "/api/v1/predict",
+        {"user_id": "u", "features": FEATURES, "context": {"tags": "sale"}},
+        format="json",
+    )
+    assert (response.status_code, response.json()["code"]) == (422, "invalid-input")
+    assert response.json()["errors"][0]["field"] == "context.tags"
+
+
 @pytest.mark.contract("A5")
 @pytest.mark.parametrize(
     ("method", "path"),
     [("get", "serving/stats"), ("get", "cache/stats"), ("delete", "cache/clear?all=true")],
 )
 def test_operation_needs_the_operate_role(client_as, live_model, method, path):
+    for role, status in ((None, 401), ("predict", 403), ("operate", 200), ("administer", 200)):
+        assert invalidate(client_as(role), all=True).status_code == status
     for role, status in ((None, 401), ("predict", 403), ("operate", 200), ("administer", 200)):
         assert getattr(client_as(role), method)(f"/api/v1/{path}").status_code == status
 
