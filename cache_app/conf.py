@@ -118,6 +118,9 @@ class CacheSettings:
     """``STALE_WHILE_REVALIDATE``: seconds that a stale answer serves while it is renewed."""
     stale_if_error: float = 3600.0
     """``STALE_IF_ERROR``: seconds that a stale answer serves when it cannot be renewed."""
+    negative_ttl: float = 0.0
+    """``NEGATIVE_TTL``: seconds that a process remembers which questions have no answer; 0: it
+    does not."""
     l1_capacity: int = 100_000
     """``L1.CAPACITY``: the most entries in a process's memory."""
     l1_max_bytes: int | None = None
@@ -151,11 +154,12 @@ class CacheSettings:
         )
 
 
-_FRESHNESS = {
+_TIMES = {
     "JITTER": 1.0,
     "EARLY": 100.0,
     "STALE_WHILE_REVALIDATE": math.inf,
     "STALE_IF_ERROR": math.inf,
+    "NEGATIVE_TTL": 300.0,  # a user who signs up must not be refused for long
 }
 """The keys of lifetimes, with the most that each may be."""
 
@@ -170,14 +174,14 @@ def cache_settings() -> CacheSettings:
     given = _section(
         getattr(settings, "RECSERVE", {}).get("CACHE", {}),
         cache,
-        ("NAMESPACE", "TTL", *_FRESHNESS, "L1", "L2", "L3", "EPOCH_FILE", "TRAIN_DICTIONARIES"),
+        ("NAMESPACE", "TTL", *_TIMES, "L1", "L2", "L3", "EPOCH_FILE", "TRAIN_DICTIONARIES"),
     )
     values: dict[str, Any] = {}
     if "NAMESPACE" in given:
         values["namespace"] = _text(given["NAMESPACE"], f'{cache}["NAMESPACE"]')
     if "TTL" in given:
         values["ttl"] = _positive(given["TTL"], f'{cache}["TTL"]')
-    for key, most in _FRESHNESS.items():
+    for key, most in _TIMES.items():
         if key in given:
             values[key.lower()] = _at_most(given[key], most, f"{cache}[{key!r}]")
     if "L1" in given:

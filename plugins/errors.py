@@ -57,11 +57,13 @@ class InvalidInput(BadRequest):
 
     Attributes:
         field: The name of the wrong field, such as ``features.age`` or ``k``.
+        source: ``negative`` if the cache remembered it, else empty.
     """
 
-    def __init__(self, message: str, *, field: str) -> None:
+    def __init__(self, message: str, *, field: str, source: str = "") -> None:
         super().__init__(message)
         self.field = field
+        self.source = source
 
 
 class Unavailable(RecserveError):

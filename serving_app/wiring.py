@@ -11,6 +11,7 @@ from django.db import close_old_connections
 
 from cache_app import wiring as cache_wiring
 from cache_app.conf import cache_settings
+from cache_app.core.negative import NegativeEntries
 from cache_app.dictionaries import Trainer
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins.apps import get_registry
@@ -122,6 +123,7 @@ def _build() -> Serving:
         namespace=cache.namespace,
         freshness=cache.freshness,
         depth=serving.depth,
+        negative=NegativeEntries(cache.negative_ttl),
         leases=get_leases(),
     )
     reconciler = Reconciler(

@@ -60,6 +60,8 @@ def problem_of(error: errors.RecserveError) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if isinstance(error, errors.InvalidInput):
         extra["errors"] = [{"field": error.field, "detail": str(error)}]
+        if error.source:
+            extra["source"] = error.source
     retry_after = _retry_after(error)
     if retry_after is not None:
         extra["retry_after"] = retry_after

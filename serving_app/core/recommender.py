@@ -17,6 +17,7 @@ from cache_app.core.generations import Generations, scopes_of, tags_of
 from cache_app.core.keys import digest_features, in_generation, recommendation_key
 from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Found, Levels
+from cache_app.core.negative import NegativeEntries, NegativeStats
 from cache_app.core.single_flight import SingleFlight
 from plugins import (
     Recommendation,
@@ -46,6 +47,7 @@ class Recommender:
         freshness: How long a computed ranking is fresh, and how long a stale one may answer.
         depth: How deep a ranking is computed and cached at least; one entry serves every ``k``
             (with its exclusions) up to it.
+        negative: Remembers questions that were refused; None: none is.
         leases: Lets one process of all that share a level compute a key; None: each does.
         clock: Monotonic seconds.
         rng: Draws jitter and early refreshes.
@@ -61,6 +63,7 @@ class Recommender:
         namespace: str,
         freshness: Freshness,
         depth: int,
+        negative: NegativeEntries | None = None,
         leases: LeaseWaits | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
@@ -73,6 +76,7 @@ class Recommender:
         self._freshness = freshness
         self._rng = rng or Random()  # noqa: S311  (it spreads expiries, and guards no secret)
         self._depth = depth
+        self._negative = negative or NegativeEntries()
         self._leases = leases
         self._clock = clock
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
@@ -122,6 +126,9 @@ class Recommender:
             found = self._find(key, request)
             if found is not None and not found.stale_for:
                 return Pending(request, record, deadline, found, None)
+            refused = self._negative.find(key)
+            if refused is not None:
+                raise refused
             try:
                 flight = self._compute(key, request, row, lease, deadline - now, since=moment)
             except Unavailable as error:
@@ -207,7 +214,7 @@ class Recommender:
             if row is None:
                 row = lease.version.features_of(request.user_id, request.context)
         except BaseException as error:
-            self._flights.fail((key, depth), error)
+            self._fail(key, depth, error)
             raise
         own = lease.share()  # keeps the version open until the computation has landed
         begin = functools.partial(self._begin, key, row, depth, lease=own, started=started)
@@ -244,7 +251,7 @@ class Recommender:
             if made is None:
                 computation = lease.version.submit(row, depth)
         except BaseException as error:  # noqa: BLE001  (handed to every waiter)
-            self._flights.fail((key, depth), error)
+            self._fail(key, depth, error)
             release()
             return
         if made is None:
@@ -277,7 +284,7 @@ class Recommender:
         try:
             error = done.exception()
             if error is not None:
-                self._flights.fail((key, depth), error)
+                self._fail(key, depth, error)
                 return
             ranking = done.result()
             lifetime = self._freshness.lifetime(self._clock() - started, self._rng)
@@ -287,6 +294,11 @@ class Recommender:
                 self._flights.resolve((key, depth), ranking)
         finally:
             release()
+
+    def _fail(self, key: str, depth: int, error: BaseException) -> None:
+        """Hand an error to all who wait, and remember it if it is the question's fault."""
+        self._negative.remember(key, error)
+        self._flights.fail((key, depth), error)
 
     def _depth_for(self, request: RecommendationRequest) -> int:
         """Return a depth that leaves ``k`` items whatever is excluded, in powers of two."""
@@ -316,3 +328,7 @@ class Recommender:
     def stats(self) -> dict[str, RecommenderStats]:
         """Return what was counted, by model name."""
         return self._counts.stats()
+
+    def negative_stats(self) -> NegativeStats:
+        """Return what was counted of questions that were refused out of the cache."""
+        return self._negative.stats()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plugins import BadRequest, Recommendation, RecserveError
+from plugins import ModelNotFound, Recommendation, RecserveError
 from serving_app.core.latency import LatencyCounts, LatencyHistogram
 
 __all__ = ["RecommenderStats", "RequestCounts"]
@@ -68,7 +68,7 @@ class RequestCounts:
         self, model_name: str, result: Recommendation | RecserveError, seconds: float
     ) -> None:
         """Count a request to a model, how it ended, and how long it took."""
-        if isinstance(result, BadRequest) and model_name not in self._counts:
+        if isinstance(result, ModelNotFound) and model_name not in self._counts:
             return  # rubbish names must not grow the statistics
         with self._lock:
             counts = self._counts.setdefault(model_name, _Counts())

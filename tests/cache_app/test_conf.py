@@ -48,6 +48,7 @@ def test_everything_can_be_set(settings):
             "EARLY": 2.5,
             "STALE_WHILE_REVALIDATE": 5,
             "STALE_IF_ERROR": 90,
+            "NEGATIVE_TTL": 15,
             "L1": {"CAPACITY": 5, "POLICY": "lru", "OPTIONS": {"a": 1}},
         }
     }
@@ -59,6 +60,7 @@ def test_everything_can_be_set(settings):
         early=2.5,
         stale_while_revalidate=5.0,
         stale_if_error=90.0,
+        negative_ttl=15.0,
         l1_capacity=5,
         l1_policy="lru",
         l1_options={"a": 1},
@@ -80,6 +82,7 @@ def test_everything_can_be_set(settings):
         ({"JITTER": 1.5}, r"\['JITTER'\] must be 0 or more, at most 1"),
         ({"EARLY": -1}, r"\['EARLY'\] must be 0 or more"),
         ({"STALE_IF_ERROR": float("inf")}, r"must be 0 or more, not inf"),
+        ({"NEGATIVE_TTL": 301}, r"\['NEGATIVE_TTL'\] must be 0 or more, at most 300"),
         ({"STALE_WHILE_REVALIDATE": "5"}, r"must be 0 or more, not '5'"),
         ({"TTL": True}, r"\[\"TTL\"\] must be a positive number"),
         ({"L1": {"CAPACITY": 1.5}}, r"\[\"CAPACITY\"\] must be a positive whole number"),

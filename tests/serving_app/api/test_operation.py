@@ -110,6 +110,20 @@ def test_cache_stats_are_summed_over_processes_but_shared_entries_are_not(client
     assert operator.get("/api/v1/serving/stats").status_code == 200
 
 
+@pytest.mark.contract("C11")
+def test_a_question_that_was_refused_is_refused_out_of_the_cache_where_asked_for(
+    settings, client_as, fresh, store, db
+):
+    settings.RECSERVE = {**settings.RECSERVE, "CACHE": {"NEGATIVE_TTL": 60}}
+    registration.promote(registration.register("default", linear_draft(store)))
+    wiring.get_serving().reconciler.reconcile()
+    operator = client_as("operate")
+    problems = [ask(operator, features=None) for _ in range(2)]
+    assert [problem.pop("source", None) for problem in problems] == [None, "negative"]
+    assert problems[0] == problems[1]
+    assert problems[0]["code"] == "invalid-input"
+
+
 @pytest.mark.contract("S10")
 def test_serving_stats_count_requests_batches_and_latencies(client_as, live_model):
     operator = client_as("operate")

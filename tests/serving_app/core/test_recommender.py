@@ -11,6 +11,7 @@ from cache_app.core.freshness import Freshness
 from cache_app.core.generations import EVERYTHING, Generations, scope
 from cache_app.core.levels import Levels
 from cache_app.core.memory import MemoryLevel
+from cache_app.core.negative import NegativeEntries, NegativeStats
 from plugins import (
     DeadlineExceeded,
     InferenceError,
@@ -278,6 +279,48 @@ def test_many_are_answered_in_order_each_with_its_own_outcome(make, version):
         Recommendation,
         ModelNotFound,
     ]
+
+
+@pytest.mark.contract("C11")
+def test_a_flood_for_an_unknown_user_asks_the_feature_source_once(
+    make, version, clock, invalidations
+):
+    asked = []
+    features_of = version.features_of
+    version.features_of = lambda user, context: asked.append(user) or features_of(user, context)
+
+    def refused(recommender):
+        with pytest.raises(InvalidInput, match="unknown") as caught:
+            recommender.recommend(request(user_id="stranger"))
+        return caught.value.source
+
+    recommender = make(negative=NegativeEntries(10.0, clock=clock))
+    assert [refused(recommender) for _ in range(4)] == ["", *["negative"] * 3]
+    assert asked == ["stranger"]
+    assert recommender.negative_stats() == NegativeStats(entries=1, hits=3, insertions=1)
+    assert recommender.stats()["default"].errors == {"InvalidInput": 4}
+    invalidations.append((7, scope(user_id="stranger")))
+    assert refused(recommender) == ""
+    assert refused(recommender) == "negative"
+    clock.advance(10)
+    assert refused(recommender) == ""
+    assert [refused(make()) for _ in range(2)] == ["", ""]  # not asked for
+
+
+@pytest.mark.contract("C11")
+def test_what_is_our_fault_is_never_a_negative_entry(make, version):
+    recommender = make(negative=NegativeEntries(10.0))
+    version.error = InferenceError("broken")
+    with pytest.raises(InferenceError):
+        recommender.recommend(request())
+    version.error = None
+    assert recommender.recommend(request()).source == "model"
+    version.error = InvalidInput("no such colour", field="context.colour")
+    for source in ("", "negative"):
+        with pytest.raises(InvalidInput, match="colour") as caught:
+            recommender.recommend(request(context={"colour": "none"}))
+        assert caught.value.source == source
+    assert len(version.submitted) == 3
 
 
 @pytest.mark.contract("S9")
