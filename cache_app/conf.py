@@ -179,6 +179,8 @@ def cache_settings() -> CacheSettings:
     values: dict[str, Any] = {}
     if "NAMESPACE" in given:
         values["namespace"] = _text(given["NAMESPACE"], f'{cache}["NAMESPACE"]')
+        if len(values["namespace"]) > 200:
+            raise ImproperlyConfigured(f'{cache}["NAMESPACE"] must have 200 characters at most.')
     if "TTL" in given:
         values["ttl"] = _positive(given["TTL"], f'{cache}["TTL"]')
     for key, most in _TIMES.items():

@@ -1,4 +1,4 @@
-"""Compression dictionaries: trained on cached answers, kept in the database, used by all processes.
+"""Compression dictionaries: trained on the cached answers of a namespace, kept in the database.
 
 An answer of some hundred bytes has little in itself to compress; what it has in common with other
 answers, item ids above all, a dictionary holds once for all of them.
@@ -23,11 +23,12 @@ import zstandard
 from django.db import connection, transaction
 
 from cache_app import wiring
+from cache_app.conf import cache_settings
 from cache_app.core.codec import WITH_DICTIONARY
 from cache_app.models import CompressionDictionary, DictionaryTraining
 from plugins.errors import LevelUnavailable
 
-__all__ = ["FEWEST", "SAMPLES", "Trained", "Trainer", "compression", "store", "train"]
+__all__ = ["FEWEST", "SAMPLES", "Trained", "Trainer", "compression", "newest", "store", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ _HELD_BACK = 5
 """Each so manieth answer is not trained on, but measured with."""
 _GAIN = 0.95
 """A dictionary must bring answers below this part of what they take without."""
-_WORSE = 1.10
-"""By how much answers must have become harder to compress before a new dictionary is trained."""
+_BETTER = 0.90
+"""What a new dictionary must bring answers below, of what they take with the one in use: to rotate
+costs a dictionary of those that are kept, and with it the entries that still need it."""
 _KEPT = 4
 _EVERY = 3600.0
 """Seconds between two trainings at least."""
@@ -61,19 +63,29 @@ class Trained:
     ratio: float
     """Compressed to raw bytes, of answers that it was not trained on."""
     plain_ratio: float
-    """The same without a dictionary."""
+    """The same answers without a dictionary."""
+    current_ratio: float | None = None
+    """The same answers with the dictionary that is in use; None: there is none."""
 
     @property
     def worthwhile(self) -> bool:
         """Whether it saves enough to be used."""
         return self.ratio <= _GAIN * self.plain_ratio
 
+    @property
+    def better(self) -> bool:
+        """Whether it is worth to take the place of the one in use, if there is one."""
+        return self.worthwhile and (
+            self.current_ratio is None or self.ratio <= _BETTER * self.current_ratio
+        )
 
-def train(samples: Sequence[bytes]) -> Trained:
+
+def train(samples: Sequence[bytes], current: bytes | None = None) -> Trained:
     """Return a dictionary trained on payloads; the same for the same payloads.
 
     Args:
         samples: Payloads, as `cache_app.core.codec.Codec.payload` returns them.
+        current: The dictionary in use, which is measured on the same answers.
 
     Raises:
         ValueError: There are too few that are long enough for a dictionary, or they have nothing
@@ -95,7 +107,11 @@ def train(samples: Sequence[bytes]) -> Trained:
     except zstandard.ZstdError as error:
         raise ValueError(f"No dictionary can be made of these answers: {error}.") from error
     return Trained(
-        data, len(rest), compression(held_back, data), plain_ratio=compression(held_back)
+        data,
+        len(rest),
+        compression(held_back, data),
+        plain_ratio=compression(held_back),
+        current_ratio=None if current is None else compression(held_back, current),
     )
 
 
@@ -118,8 +134,13 @@ def _usable(samples: Sequence[bytes]) -> list[bytes]:
     return [sample for sample in dict.fromkeys(samples) if len(sample) >= WITH_DICTIONARY]
 
 
+def newest() -> CompressionDictionary | None:
+    """Return the newest dictionary of this namespace; None: there is none."""
+    return CompressionDictionary.objects.filter(namespace=cache_settings().namespace).first()
+
+
 def store(trained: Trained) -> CompressionDictionary:
-    """Keep a dictionary for all processes, and forget all but the last four.
+    """Keep a dictionary for all processes, and forget all but the last four of the namespace.
 
     Returns:
         Its row; the one that is there already, if the same was trained before.
@@ -127,24 +148,32 @@ def store(trained: Trained) -> CompressionDictionary:
     with transaction.atomic():
         list(DictionaryTraining.objects.select_for_update())  # one after the other
         number = 1 + zlib.crc32(trained.data) % 0xFFFF
+        namespace = cache_settings().namespace
         there = {row.id: row for row in CompressionDictionary.objects.all()}
         while number in there:
-            if bytes(there[number].data) == trained.data:
+            same_place = there[number].namespace == namespace
+            if same_place and bytes(there[number].data) == trained.data:
                 return there[number]
             number = number % 0xFFFF + 1
         row = CompressionDictionary.objects.create(
-            id=number, data=trained.data, samples=trained.samples, ratio=trained.ratio
+            id=number,
+            namespace=namespace,
+            data=trained.data,
+            samples=trained.samples,
+            ratio=trained.ratio,
         )
-        kept = list(CompressionDictionary.objects.values_list("id", flat=True)[:_KEPT])
-        CompressionDictionary.objects.exclude(id__in=kept).delete()
+        ours = CompressionDictionary.objects.filter(namespace=namespace)
+        kept = list(ours.values_list("id", flat=True)[:_KEPT])
+        ours.exclude(id__in=kept).delete()
     return row
 
 
 class Trainer:
     """Trains in the background, when there is reason to. One thread at a time calls `consider`.
 
-    Of all processes one trains, once an hour at most: it keeps a new dictionary if there is none
-    yet, or if answers have become harder to compress by a tenth than when it was trained.
+    Of all processes of a namespace one trains, once an hour at most, which takes it a tenth of a
+    second: it keeps the new dictionary if there is none yet, or if the same fresh answers, which
+    neither was trained on, take a tenth less with it than with the one in use.
 
     Args:
         clock: Monotonic seconds.
@@ -187,26 +216,32 @@ class Trainer:
 def train_in_turn() -> CompressionDictionary | None:
     """Train and keep a dictionary, if it is this process's turn, and a new one is better.
 
+    The one in use is judged by answers that were computed after it: those it was trained on would
+    flatter it. While there are too few of them, it stays.
+
     Raises:
-        ValueError: There are too few answers.
+        ValueError: There is none yet, and there are too few answers to train on.
         LevelUnavailable: They cannot be read.
         DatabaseError: The database does not answer.
     """
-    if not DictionaryTraining.claim(timedelta(seconds=_EVERY)):
+    if not DictionaryTraining.claim(cache_settings().namespace, timedelta(seconds=_EVERY)):
         return None
-    samples = wiring.sample_payloads(SAMPLES)
-    current = CompressionDictionary.objects.first()
-    now = 1.0 if current is None else compression(samples, bytes(current.data))
-    if current is not None and now <= _WORSE * current.ratio:
-        return None
-    trained = train(samples)
-    if not trained.worthwhile or trained.ratio >= now:
+    current = newest()
+    if current is None:
+        trained = train(wiring.sample_payloads(SAMPLES))
+    else:
+        fresh = wiring.sample_payloads(SAMPLES, since=current.created.timestamp())
+        if len(_usable(fresh)) < FEWEST:
+            return None
+        trained = train(fresh, bytes(current.data))
+    if not trained.better:
         return None
     row = store(trained)
     logger.info(
-        "Compression dictionary %s: answers take %.2f of their bytes, %.2f without",
+        "Compression dictionary %s: answers take %.2f of their bytes, %.2f without, %s before",
         row.id,
         trained.ratio,
         trained.plain_ratio,
+        "-" if trained.current_ratio is None else f"{trained.current_ratio:.2f}",
     )
     return row

@@ -71,11 +71,15 @@ would be unreadable."""
 
 
 class CompressionDictionary(models.Model):
-    """A zstd dictionary, trained on cached answers. Never changed; the latest few are kept."""
+    """A zstd dictionary, trained on the cached answers of a namespace.
+
+    Never changed; the latest few of each namespace are kept.
+    """
 
     id = models.PositiveIntegerField(_("id"), primary_key=True)
     """1 to 65535, as in envelopes. It comes from the bytes: levels outlive a database, and another
     dictionary of the same id would read their entries wrongly."""
+    namespace = models.CharField(_("namespace"), max_length=200, default="recserve")
     data = models.BinaryField(_("data"))
     created = models.DateTimeField(_("created"), default=timezone.now)
     samples = models.PositiveIntegerField(_("samples"))
@@ -94,17 +98,18 @@ class CompressionDictionary(models.Model):
         return f"{self.id} of {self.created:%Y-%m-%d %H:%M:%S}"
 
     @classmethod
-    def in_use(cls) -> tuple[dict[int, bytes], int]:
-        """Return every dictionary by its id, and the id of the one to write with; 0: none."""
-        rows: list[Self] = list(cls.objects.all())
+    def in_use(cls, namespace: str) -> tuple[dict[int, bytes], int]:
+        """Return a namespace's dictionaries by id, and the id of the one to write with; 0: none."""
+        rows: list[Self] = list(cls.objects.filter(namespace=namespace))
         known = timezone.now() - SPREAD
         current = next((row.id for row in rows if row.created <= known), 0)
         return {row.id: bytes(row.data) for row in rows}, current
 
 
 class DictionaryTraining(models.Model):
-    """When automatic training began last: one row, which the process that trains has claimed."""
+    """When automatic training began last: a row per namespace, which the one who trains claims."""
 
+    namespace = models.CharField(_("namespace"), max_length=200, default="recserve", unique=True)
     begun = models.DateTimeField(_("begun"))
 
     class Meta:
@@ -117,7 +122,9 @@ class DictionaryTraining(models.Model):
         return f"{self.begun:%Y-%m-%d %H:%M:%S}"
 
     @classmethod
-    def claim(cls, every: timedelta) -> bool:
-        """Return whether it is the caller's turn: of all processes, one's each so often."""
+    def claim(cls, namespace: str, every: timedelta) -> bool:
+        """Return whether it is the caller's turn; a namespace has one each so often."""
         now = timezone.now()
-        return cls.objects.filter(begun__lte=now - every).update(begun=now) == 1
+        row, new = cls.objects.get_or_create(namespace=namespace, defaults={"begun": now})
+        turns = cls.objects.filter(pk=row.pk, begun__lte=now - every)
+        return new or turns.update(begun=now) == 1

@@ -23,6 +23,7 @@ from cache_app.conf import (
 from cache_app.core.breaker import Breaker, GuardedLevel
 from cache_app.core.codec import Codec, CodecStats
 from cache_app.core.generations import Generations
+from cache_app.core.keys import in_namespace
 from cache_app.core.lease_waits import LeaseWaits
 from cache_app.core.levels import Level, Levels, Stored
 from cache_app.core.memory import MemoryLevel
@@ -118,7 +119,7 @@ def _look_for_dictionaries() -> None:
     global _dictionaries, _next_look  # noqa: PLW0603  (one cache per process)
     _next_look = time.monotonic() + _LOOK_SECONDS
     try:
-        there = CompressionDictionary.in_use()
+        there = CompressionDictionary.in_use(cache_settings().namespace)
     except DatabaseError as error:
         logger.warning("Compression dictionaries cannot be read: %s", error)
         return
@@ -132,8 +133,14 @@ def _look_for_dictionaries() -> None:
         _dictionaries = there
 
 
-def sample_payloads(n: int) -> list[bytes]:
+def sample_payloads(n: int, *, since: float = 0.0) -> list[bytes]:
     """Return what some entries of L2, or else L3, hold, uncompressed: to train dictionaries on.
+
+    They are of this namespace, whoever else keeps entries there.
+
+    Args:
+        n: How many, at most.
+        since: Wall-clock instant; older entries do not count.
 
     Raises:
         LevelUnavailable: There is no such level, or it does not answer.
@@ -143,10 +150,16 @@ def sample_payloads(n: int) -> list[bytes]:
     if not _bytes_levels:
         raise LevelUnavailable("There is no L2 or L3, and so no answer in compressed form.")
     level = next(iter(_bytes_levels.values()))
+    namespace = cache_settings().namespace
     codec = Codec(_value_type)  # its counts are nobody's
-    codec.use_dictionaries(*CompressionDictionary.in_use())
-    read = (codec.decode(envelope, text) for envelope, text in level.sample(n))
-    return [codec.payload(stored) for stored in read if stored is not None]
+    codec.use_dictionaries(*CompressionDictionary.in_use(namespace))
+    ours = in_namespace(namespace).encode()
+    sampled = level.sample(n)
+    mine = [each for each in sampled if each[1].startswith(ours)]
+    if len(mine) < len(sampled):  # others' entries are among them
+        mine = [each for each in level.sample(4 * n) if each[1].startswith(ours)][:n]
+    read = (codec.decode(envelope, text) for envelope, text in mine)
+    return [codec.payload(stored) for stored in read if stored and stored.created >= since]
 
 
 def get_generations() -> Generations:

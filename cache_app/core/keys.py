@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from plugins.contracts import UserId
 from plugins.errors import InvalidInput
 
-__all__ = ["digest_features", "entry_of", "in_generation", "matcher", "recommendation_key"]
+__all__ = [
+    "digest_features",
+    "entry_of",
+    "in_generation",
+    "in_namespace",
+    "matcher",
+    "recommendation_key",
+]
 
 _NONE = "-"
 _MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 8
@@ -67,6 +74,11 @@ def recommendation_key(
     features = quote(features_digest, safe="") or _NONE
     entry = f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}"
     return in_generation(entry, generation) if generation else entry
+
+
+def in_namespace(namespace: str) -> str:
+    """Return what every key of a namespace, and no other, begins with."""
+    return quote(namespace, safe="") + ":"
 
 
 def in_generation(entry: str, generation: str) -> str:

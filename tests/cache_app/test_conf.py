@@ -82,6 +82,7 @@ def test_everything_can_be_set(settings):
         ({"JITTER": 1.5}, r"\['JITTER'\] must be 0 or more, at most 1"),
         ({"EARLY": -1}, r"\['EARLY'\] must be 0 or more"),
         ({"STALE_IF_ERROR": float("inf")}, r"must be 0 or more, not inf"),
+        ({"NAMESPACE": "n" * 201}, r'"NAMESPACE"\] must have 200 characters at most'),
         ({"NEGATIVE_TTL": 301}, r"\['NEGATIVE_TTL'\] must be 0 or more, at most 300"),
         ({"STALE_WHILE_REVALIDATE": "5"}, r"must be 0 or more, not '5'"),
         ({"TTL": True}, r"\[\"TTL\"\] must be a positive number"),

@@ -1,6 +1,7 @@
 """Compression dictionaries: trained on cached answers, kept as rows, read by every process."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -28,6 +29,9 @@ from tests.fakes import FakeClock
 from tests.journeys.conftest import ROOT
 
 pytestmark = [pytest.mark.django_db, pytest.mark.contract("C6")]
+
+
+NAMESPACE = "recserve"
 
 
 def answer(seed, depth=50, *, catalogue=str):
@@ -139,9 +143,9 @@ def test_an_id_that_is_taken_gives_way_to_the_next(monkeypatch):
 
 def test_a_dictionary_is_written_with_once_every_process_can_read_it():
     row = store(train(payloads(120)))
-    assert CompressionDictionary.in_use() == ({row.id: row.data}, 0)
+    assert CompressionDictionary.in_use(NAMESPACE) == ({row.id: row.data}, 0)
     CompressionDictionary.objects.update(created=timezone.now() - models.SPREAD)
-    assert CompressionDictionary.in_use() == ({row.id: row.data}, row.id)
+    assert CompressionDictionary.in_use(NAMESPACE) == ({row.id: row.data}, row.id)
 
 
 # --- In use ---
@@ -168,9 +172,9 @@ def test_levels_write_with_it_and_the_figures_show_it(cache):
 def test_a_sample_is_of_what_was_stored_last_whatever_its_key(cache, monkeypatch):
     now = time.time()
     l2 = next(iter(wiring.get_levels()._levels[1:]))
-    for seed, name in enumerate(("a", "é" * 5000, "b")):
+    for seed, name in enumerate(("recserve:a", "recserve:" + "é" * 5000, "recserve:b")):
         l2.put(name, Stored(answer(seed).value, now, now + 60 + seed), "miss")
-    l2.put("longer", Stored(answer(3).value, now, now + 600), "miss")
+    l2.put("recserve:longer", Stored(answer(3).value, now, now + 600), "miss")
     payload = {
         seed: l2.codec.payload(Stored(answer(seed).value, now, now + 60 + seed))
         for seed in range(3)
@@ -280,7 +284,7 @@ def test_neither_a_database_that_is_away_nor_rubbish_in_it_stops_anything(
     age()
     fill(1)
 
-    def away():
+    def away(namespace):
         raise DatabaseError("gone")
 
     with monkeypatch.context() as patch:
@@ -299,7 +303,9 @@ def test_neither_a_database_that_is_away_nor_rubbish_in_it_stops_anything(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_process_trains_after_a_thousand_insertions_once_an_hour(cache, monkeypatch, caplog):
-    monkeypatch.setattr(DictionaryTraining, "claim", lambda every: claims.append(every) or True)
+    monkeypatch.setattr(
+        DictionaryTraining, "claim", lambda namespace, every: claims.append(every) or True
+    )
     claims = []
     clock = FakeClock()
     trainer = Trainer(clock=clock)
@@ -316,7 +322,7 @@ def test_a_process_trains_after_a_thousand_insertions_once_an_hour(cache, monkey
     trainer.join()
     assert len(claims) == 1
     clock.advance(3600)
-    monkeypatch.setattr(wiring, "sample_payloads", lambda n: [])
+    monkeypatch.setattr(wiring, "sample_payloads", lambda n, since=0.0: [])
     CompressionDictionary.objects.all().delete()
     caplog.set_level("INFO")
     trainer.consider()
@@ -327,10 +333,10 @@ def test_a_process_trains_after_a_thousand_insertions_once_an_hour(cache, monkey
 
 def test_one_process_has_the_turn_each_hour():
     hour = timedelta(hours=1)
-    assert DictionaryTraining.claim(hour)
-    assert not DictionaryTraining.claim(hour)
+    assert DictionaryTraining.claim(NAMESPACE, hour)
+    assert not DictionaryTraining.claim(NAMESPACE, hour)
     DictionaryTraining.objects.update(begun=timezone.now() - hour)
-    assert DictionaryTraining.claim(hour)
+    assert DictionaryTraining.claim(NAMESPACE, hour)
     assert str(DictionaryTraining.objects.get()).startswith("20")
 
 
@@ -350,6 +356,61 @@ def test_a_new_one_is_trained_when_answers_have_become_others(cache):
     assert second is not None
     assert second.id != first.id
     assert CompressionDictionary.objects.first() == second
+
+
+def less_alike(item):
+    """Return, every other time, the id of any item instead of a popular one."""
+    number = next(NUMBERS)
+    return str(np.random.default_rng(number).integers(10_000, 100_000)) if number % 2 else str(item)
+
+
+NUMBERS = itertools.count(1)
+
+
+def test_a_new_one_is_compared_with_the_one_in_use_on_the_same_fresh_answers(cache):
+    """Answers that have become harder to compress, for any dictionary, are no reason to rotate."""
+    fill(500)
+    first = train_in_turn()
+    assert first is not None
+    fill(500, first=9000, catalogue=less_alike)
+    fresh = wiring.sample_payloads(2000, since=first.created.timestamp())
+    assert len(fresh) == 500
+    assert compression(fresh, first.data) > 1.1 * first.ratio
+    trained = train(fresh, first.data)
+    assert trained.worthwhile
+    assert trained.current_ratio == pytest.approx(compression(fresh, first.data), rel=0.05)
+    assert not trained.better
+    DictionaryTraining.objects.update(begun=timezone.now() - timedelta(hours=2))
+    assert train_in_turn() is None
+    assert CompressionDictionary.objects.get() == first
+
+
+def test_too_few_fresh_answers_judge_nothing(cache):
+    fill(500)
+    assert train_in_turn() is not None
+    fill(99, first=9000, catalogue=renamed)
+    DictionaryTraining.objects.update(begun=timezone.now() - timedelta(hours=2))
+    assert train_in_turn() is None
+    assert CompressionDictionary.objects.count() == 1
+
+
+def test_namespaces_share_neither_dictionaries_nor_turns_nor_samples(settings, cache):
+    fill(300)
+    ours = train_in_turn()
+    assert ours is not None
+    use(settings, **{**settings.RECSERVE["CACHE"], "NAMESPACE": "shop: 2"})
+    with pytest.raises(ValueError, match="0 cached answers"):  # its turn, but nothing of its own
+        train_in_turn()
+    for seed in range(200):
+        value = answer(seed, catalogue=renamed).value
+        wiring.get_levels().store(f"shop%3A%202:m:1:all:i{seed}:-:-:0", value, ttl=300.0)
+    assert len(wiring.sample_payloads(2000)) == 200
+    assert len(wiring.sample_payloads(150)) == 150
+    rows = [store(train(payloads(120, first=1000 * n, catalogue=renamed))) for n in range(5)]
+    assert set(CompressionDictionary.in_use("shop: 2")[0]) == {row.id for row in rows[1:]}
+    assert set(CompressionDictionary.in_use(NAMESPACE)[0]) == {ours.id}
+    again = store(Trained(bytes(ours.data), 240, ours.ratio, 1.0))
+    assert (again.namespace, again.id != ours.id) == ("shop: 2", True)
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -402,9 +463,17 @@ def test_the_command_says_when_it_cannot(cache, settings, monkeypatch, capsys):
     with pytest.raises(CommandError, match="--samples must be 100 or more, not 9"):
         call_command("train_dictionary", "--samples", "9")
     noise = [np.random.default_rng(n).bytes(500) for n in range(200)]
-    monkeypatch.setattr(wiring, "sample_payloads", lambda n: noise)
+    monkeypatch.setattr(wiring, "sample_payloads", lambda n, since=0.0: noise)
     call_command("train_dictionary")
     assert "Not kept: it saves less than 5 %." in capsys.readouterr().out
+    alike = payloads(200)
+    monkeypatch.setattr(wiring, "sample_payloads", lambda n, since=0.0: alike)
+    call_command("train_dictionary")
+    call_command("train_dictionary")
+    said = capsys.readouterr().out
+    assert "Kept as dictionary" in said
+    assert "The one in use leaves" in said
+    assert "Not kept: the one in use does nearly as well, or better." in said
     monkeypatch.undo()
     use(settings)
     with pytest.raises(CommandError, match="There is no L2 or L3"):
