@@ -29,6 +29,8 @@ class Pending:
     """Why no computation could be started."""
     revalidates: bool = False
     """Whether ``found``, though stale, answers while the flight goes on."""
+    renewal_failed: bool = False
+    """Whether the flight before this one, which should have renewed ``found``, failed."""
 
     def result(self, now: float) -> Recommendation:
         """Return the answer; wait for it, if need be, at most until the deadline.
@@ -38,7 +40,7 @@ class Pending:
             RecserveError: What the computation raised, if nothing stale stands in.
         """
         if self.found is not None and (self.flight is None or self.revalidates):
-            return self._answer(self.found.value, found=self.found, degraded=bool(self.error))
+            return self._answer(self.found.value, found=self.found, degraded=self._degraded())
         assert self.flight is not None, "what is not found is computed"
         try:
             return self._answer(self.flight.result(max(0.0, self.deadline - now)))
@@ -50,6 +52,13 @@ class Pending:
             raise DeadlineExceeded(
                 f"{self.record.label} did not answer within its deadline."
             ) from error
+
+    def _degraded(self) -> bool:
+        """Return whether ``found`` stands in for a model that could not renew it."""
+        if self.error is not None or self.renewal_failed:
+            return True
+        flight = self.flight
+        return flight is not None and flight.done() and isinstance(flight.exception(), Unavailable)
 
     def _answer(
         self, ranking: Ranking, *, found: Found | None = None, degraded: bool = False

@@ -29,6 +29,7 @@ from serving_app.core.live_models import Lease, LiveModels
 from serving_app.core.live_version import LiveVersion
 from serving_app.core.pending import Pending
 from serving_app.core.ranking import Ranking
+from serving_app.core.renewals import FailedRenewals
 from serving_app.core.request_counts import RecommenderStats, RequestCounts
 
 SEGMENT = "all"
@@ -80,6 +81,7 @@ class Recommender:
         self._leases = leases
         self._clock = clock
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
+        self._failed_renewals = FailedRenewals()
         self._counts = RequestCounts()
 
     def recommend(self, request: RecommendationRequest) -> Recommendation:
@@ -129,14 +131,21 @@ class Recommender:
             refused = self._negative.find(key)
             if refused is not None:
                 raise refused
+            renewed = self._renewal_of(key, found)
             try:
-                flight = self._compute(key, request, row, lease, deadline - now, since=moment)
+                flight = self._compute(
+                    key, request, row, lease, deadline - now, since=moment, renewed=renewed
+                )
             except Unavailable as error:
                 if found is None:
                     raise
                 return Pending(request, record, deadline, found, None, error)
-            renews = found is not None and found.stale_for < self._freshness.stale_while_revalidate
-            return Pending(request, record, deadline, found, flight, revalidates=renews)
+            if found is None or found.stale_for >= self._freshness.stale_while_revalidate:
+                return Pending(request, record, deadline, found, flight)
+            failed = self._failed_renewals.includes(key, found.created)
+            return Pending(
+                request, record, deadline, found, flight, revalidates=True, renewal_failed=failed
+            )
         finally:
             lease.release()
 
@@ -190,6 +199,14 @@ class Recommender:
             return None
         return None if found.value.cut(request.k, request.exclude) is None else found
 
+    def _renewal_of(
+        self, key: str, found: Found | None
+    ) -> Callable[[Future[Ranking]], None] | None:
+        """Return what takes note of how the renewal of a stale value ends."""
+        if found is None:
+            return None
+        return functools.partial(self._failed_renewals.note, key, found.created)
+
     def _compute(
         self,
         key: str,
@@ -199,17 +216,20 @@ class Recommender:
         seconds: float,
         *,
         since: int,
+        renewed: Callable[[Future[Ranking]], None] | None,
     ) -> Future[Ranking]:
         """Return the future of the key's ranking; the first to ask starts its computation.
 
         While another process computes it, this one waits for half of the caller's seconds at most:
-        the other half is for computing it here, if nothing comes.
+        the other half is for computing it here, if nothing comes. ``renewed`` hears how a
+        computation ends that this call has started.
         """
         depth = self._depth_for(request)
         flight, leads = self._flights.join((key, depth), since=since)
         if not leads:
             return flight
-        started = self._clock()
+        if renewed is not None:
+            flight.add_done_callback(renewed)
         try:
             if row is None:
                 row = lease.version.features_of(request.user_id, request.context)
@@ -217,7 +237,7 @@ class Recommender:
             self._fail(key, depth, error)
             raise
         own = lease.share()  # keeps the version open until the computation has landed
-        begin = functools.partial(self._begin, key, row, depth, lease=own, started=started)
+        begin = functools.partial(self._begin, key, row, depth, lease=own)
         if self._leases is None:
             begin(None)
         else:
@@ -234,7 +254,6 @@ class Recommender:
         key_lease: KeyLease | None,
         *,
         lease: Lease,
-        started: float,
     ) -> None:
         """Start a computation, unless another process has made it meanwhile.
 
@@ -248,6 +267,7 @@ class Recommender:
 
         try:
             made = self._made_elsewhere(key, depth, key_lease)
+            started = self._clock()  # what others took is none of the value's cost
             if made is None:
                 computation = lease.version.submit(row, depth)
         except BaseException as error:  # noqa: BLE001  (handed to every waiter)
@@ -287,7 +307,8 @@ class Recommender:
                 self._fail(key, depth, error)
                 return
             ranking = done.result()
-            lifetime = self._freshness.lifetime(self._clock() - started, self._rng)
+            cost = self._clock() - started
+            lifetime = self._freshness.lifetime(cost, self._rng)
             try:
                 self._levels.store(key, ranking, ttl=lifetime.ttl, stale=lifetime.stale)
             finally:

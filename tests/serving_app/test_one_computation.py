@@ -275,9 +275,10 @@ class Alone:
             Generations(lambda _: [], hint=lambda: 0),
             fallback=lambda request, error: None,
             namespace="t",
-            freshness=Freshness(60.0, jitter=0, early=0, stale_while_revalidate=30),
+            freshness=Freshness(60.0, jitter=0, early=1, stale_while_revalidate=30),
             depth=10,
             leases=self.waits,
+            clock=self.clock,
         )
 
     def recommend(self, **changes):
@@ -305,6 +306,47 @@ def test_a_stale_answer_does_not_wait_for_another_process(alone):
     alone.leases.held = False
     wait_for(lambda: alone.recommend().stale_for == 0, what="it is renewed")
     assert len(alone.version.submitted) == 2
+
+
+@pytest.mark.contract("C12")
+def test_a_renewal_that_is_refused_after_the_lease_makes_the_stale_answer_degraded(alone):
+    alone.recommend()
+    alone.clock.advance(65)
+    alone.version.refuses = QueueFull("full", retry_after=1.0)
+    wait_for(lambda: alone.recommend().degraded, what="the stale answer says so")
+    assert alone.recommend(timeout=5.0).stale_for == pytest.approx(5)
+    assert alone.recommender.stats()["default"].degraded >= 2
+    alone.version.refuses = None
+    wait_for(lambda: alone.recommend().stale_for == 0, what="it is renewed")
+    alone.clock.advance(65)
+    alone.version.held = True
+    computed = len(alone.version.submitted)
+    assert alone.recommend().degraded is False
+    wait_for(lambda: len(alone.version.submitted) > computed, what="it computes")
+    alone.version.answer_all_new()
+
+
+def test_time_spent_waiting_for_a_lease_is_no_computing_time(alone):
+    alone.leases.held = True
+    thread = threading.Thread(target=lambda: alone.recommend(timeout=600.0))
+    thread.start()
+    wait_for(lambda: len(alone.waits) == 1, what="it waits")
+    alone.clock.advance(50)
+    alone.leases.held = False
+    thread.join(10)
+    (stored,) = alone.levels._levels[1].table.values()
+    assert stored.fresh_until == alone.clock() + 60
+    # The model's own time does count: it is renewed earlier by that.
+    alone.levels.clear()
+    alone.version.held = True
+    thread = threading.Thread(target=lambda: alone.recommend(timeout=600.0))
+    thread.start()
+    wait_for(lambda: len(alone.version.submitted) == 2, what="it computes")
+    alone.clock.advance(5)
+    alone.version.answer_all_new()
+    thread.join(10)
+    (stored,) = alone.levels._levels[1].table.values()
+    assert stored.fresh_until < alone.clock() + 60
 
 
 def test_what_another_process_stored_is_used_if_it_is_deep_enough(alone):

@@ -27,6 +27,7 @@ from serving_app.core.features import FeatureLayout
 from serving_app.core.live_models import LiveModels
 from serving_app.core.ranking import Catalogue, Ranking
 from serving_app.core.recommender import Recommender
+from serving_app.core.renewals import FailedRenewals
 from serving_app.core.version_record import VersionRecord
 from tests.fakes import FakeClock
 
@@ -69,6 +70,11 @@ class FakeVersion:
         n = min(depth, len(ITEMS))
         scores = tuple(float(-i) for i in range(n))
         future.set_result(Ranking(ITEMS[:n], scores, n == len(ITEMS)))
+
+    def answer_all_new(self):
+        for _, depth, future in self.submitted:
+            if not future.done():
+                self.answer(future, depth)
 
     def answer_all(self):
         for _, depth, future in self.submitted:
@@ -174,6 +180,38 @@ def test_a_stale_answer_stands_in_for_a_model_that_fails_but_not_for_ever(make, 
     clock.advance(600)
     with pytest.raises(QueueFull):
         recommender.recommend(request())
+
+
+@pytest.mark.contract("C12")
+def test_a_stale_answer_says_that_its_last_renewal_failed(make, version, clock):
+    recommender = make(freshness=Freshness(60.0, jitter=0, early=0, stale_while_revalidate=30))
+    recommender.recommend(request())
+    clock.advance(65)
+    version.held = True
+    assert recommender.recommend(request()).degraded is False
+    version.error = InferenceError("broken")
+    version.answer(version.submitted[-1][2], 10)
+    version.error = None
+    assert recommender.recommend(request()).degraded is True  # and is renewed once more
+    version.answer(version.submitted[-1][2], 10)
+    assert recommender.recommend(request()).stale_for == 0
+    clock.advance(65)
+    assert recommender.recommend(request()).degraded is False
+    version.answer_all_new()
+
+
+def test_failed_renewals_are_remembered_of_the_latest_keys_only():
+    failed, renewed = Future(), Future()
+    failed.set_exception(InferenceError("broken"))
+    renewed.set_result(None)
+    renewals = FailedRenewals()
+    for n in range(1001):
+        renewals.note(str(n), 5.0, failed)
+    assert not renewals.includes("0", 5.0)
+    assert renewals.includes("1", 5.0)
+    assert not renewals.includes("1", 6.0)  # another process has renewed it
+    renewals.note("1", 5.0, renewed)
+    assert not renewals.includes("1", 5.0)
 
 
 def test_a_stale_answer_hides_no_bad_request(make, version, clock):
