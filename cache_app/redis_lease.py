@@ -41,8 +41,12 @@ class RedisLeases:
         self._servers = servers
         self._breaker = breaker
         self._milliseconds = int(seconds * 1000)
-        self.errors = 0
+        self._errors = 0
+
+    @property
+    def errors(self) -> int:
         """Calls that Redis did not answer as it should."""
+        return self._errors
 
     @property
     def available(self) -> bool:
@@ -83,7 +87,7 @@ class RedisLeases:
             (server,) = self._servers.masters()
             answers = server.ask_all(commands)
         except (LevelUnavailable, ResponseError) as error:
-            self.errors += 1
+            self._errors += 1
             # An error that Redis answered, such as a full memory, says that it is there.
             if not isinstance(error, ResponseError) and not isinstance(
                 error.__cause__, ResponseError

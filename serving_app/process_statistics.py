@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from cache_app.wiring import get_levels
+from cache_app.wiring import codec_stats, get_leases, get_levels
 from serving_app.core.live_models import LiveModels
 from serving_app.core.recommender import Recommender
 from serving_app.core.statistics import Statistics, VersionStats
@@ -24,6 +24,7 @@ GONE = 60.0
 
 def own(live: LiveModels, recommender: Recommender) -> Statistics:
     """Return what this process counted until now."""
+    leases = get_leases()
     return Statistics(
         models=recommender.stats(),
         versions={
@@ -32,6 +33,9 @@ def own(live: LiveModels, recommender: Recommender) -> Statistics:
             }
             for name, version in live.live().items()
         },
+        codecs=codec_stats(),
+        negative=recommender.negative_stats(),
+        leases=None if leases is None else leases.stats(),
     )
 
 

@@ -20,7 +20,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -78,6 +78,22 @@ class CodecStats:
     """Envelopes written."""
     encode_seconds: float
     decode_seconds: float
+
+    @classmethod
+    def merged(cls, parts: Sequence[CodecStats]) -> CodecStats:
+        """Return the counts of several codecs as one's."""
+        unreadable: Counter[str] = Counter()
+        for part in parts:
+            unreadable.update(part.unreadable)
+        return cls(
+            encoded=sum(part.encoded for part in parts),
+            decoded=sum(part.decoded for part in parts),
+            unreadable=dict(unreadable),
+            raw_bytes=sum(part.raw_bytes for part in parts),
+            stored_bytes=sum(part.stored_bytes for part in parts),
+            encode_seconds=sum(part.encode_seconds for part in parts),
+            decode_seconds=sum(part.decode_seconds for part in parts),
+        )
 
 
 class _Unreadable(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-__all__ = ["LEASE_SECONDS", "KeyLease", "KeyLeases", "LeaseWaits"]
+__all__ = ["LEASE_SECONDS", "KeyLease", "KeyLeases", "LeaseStats", "LeaseWaits"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,37 @@ class KeyLease:
     """Whether the shared level had a value, fresh or not, when the lease was taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseStats:
+    """What a process, or several, counted of key leases."""
+
+    waiting: int
+    """Keys whose leases are waited for now."""
+    errors: int
+    """Calls that whoever keeps the leases did not answer as it should."""
+    without: int
+    """Processes, of those counted, that have none at the moment, and compute for themselves."""
+
+    @classmethod
+    def merged(cls, parts: Sequence[LeaseStats]) -> LeaseStats:
+        """Return the counts of several processes as one's."""
+        return cls(
+            sum(part.waiting for part in parts),
+            sum(part.errors for part in parts),
+            sum(part.without for part in parts),
+        )
+
+
 class KeyLeases(Protocol):
     """Who keeps the leases. It raises nothing; one thread calls ``take`` and ``release``."""
 
     @property
     def available(self) -> bool:
         """Whether leases are kept at the moment, as far as is known. Any thread asks."""
+
+    @property
+    def errors(self) -> int:
+        """Calls that were not answered as they should have been. Any thread asks."""
 
     def take(self, keys: Sequence[str]) -> list[KeyLease | None]:
         """Return the lease of each key; None: another process has it.
@@ -108,6 +133,10 @@ class LeaseWaits:
 
     def __len__(self) -> int:
         return len(self._waits)
+
+    def stats(self) -> LeaseStats:
+        """Return the counts of this process."""
+        return LeaseStats(len(self._waits), self._leases.errors, not self._leases.available)
 
     def take(self, key: str, then: Callable[[KeyLease], None], *, within: float) -> None:
         """Call ``then`` once with the key's lease, on another thread; at once if there are none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plugins.errors import InvalidInput
@@ -29,6 +29,16 @@ class NegativeStats:
     insertions: int = 0
     evictions: int = 0
     """Entries that left before their time, for want of room."""
+
+    @classmethod
+    def merged(cls, parts: Sequence[NegativeStats]) -> NegativeStats:
+        """Return the counts of several processes as one's."""
+        return cls(
+            entries=sum(part.entries for part in parts),
+            hits=sum(part.hits for part in parts),
+            insertions=sum(part.insertions for part in parts),
+            evictions=sum(part.evictions for part in parts),
+        )
 
 
 @dataclass(frozen=True, slots=True)

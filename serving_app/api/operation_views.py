@@ -13,16 +13,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from cache_app.core.codec import CodecStats
 from cache_app.core.keys import matcher
 from cache_app.core.levels import LevelStats
 from cache_app.invalidation import bounds, invalidate, invalidate_scopes
-from cache_app.wiring import codec_stats, get_levels
+from cache_app.wiring import get_levels
 from plugins import InvalidInput
 from serving_app import process_statistics, wiring
 from serving_app.api.invalidation import wanted_scopes
 from serving_app.api.permissions import CanOperate
 from serving_app.api.serializers import InvalidatedSerializer, InvalidateSerializer
+from serving_app.cache_statistics import cache_statistics
 from serving_app.conf import serving_settings
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.latency import LatencySummary
@@ -184,45 +184,19 @@ class CacheStatsView(APIView):
 
     permission_classes = (CanOperate,)
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT})
+    @extend_schema(
+        parameters=[OpenApiParameter("model", str, description="Only this model's `models`.")],
+        responses={200: OpenApiTypes.OBJECT},
+    )
     def get(self, request: Request) -> Response:
-        """Return hits, misses and sizes by level, summed over all serving processes.
-
-        What the values weigh and cost (``codec``) is the answering process's.
-        """
-        told = process_statistics.others(process_name())
-        levels = process_statistics.cache_of_all(process_statistics.own_cache(), told)
-        for counted in levels.values():
-            asked = counted["hits"] + counted["misses"]
-            counted["hit_rate"] = counted["hits"] / asked if asked else None
-        for name, coded in codec_stats().items():
-            levels[name]["codec"] = _codec(coded)
-        return Response(
-            {
-                "process": process_name(),
-                "processes": sorted([process_name(), *(row.process for row in told)]),
-                "levels": levels,
-            }
-        )
-
-
-def _codec(stats: CodecStats) -> dict[str, Any]:
-    """Return what the values of a level weigh and cost, as bytes."""
-    read = stats.decoded + sum(stats.unreadable.values())
-    return {
-        "encoded": stats.encoded,
-        "decoded": stats.decoded,
-        "unreadable": stats.unreadable,
-        "raw_bytes": stats.raw_bytes,
-        "stored_bytes": stats.stored_bytes,
-        "ratio": round(stats.stored_bytes / stats.raw_bytes, 4) if stats.raw_bytes else None,
-        "encode_us": _mean_microseconds(stats.encode_seconds, stats.encoded),
-        "decode_us": _mean_microseconds(stats.decode_seconds, read),
-    }
-
-
-def _mean_microseconds(seconds: float, times: int) -> float | None:
-    return round(seconds / times * 1e6, 2) if times else None
+        """Return hits, misses and sizes by level, by model and by segment, of all processes."""
+        query = request.query_params
+        unknown = sorted(set(query) - {"model", "format"})
+        if unknown:
+            raise InvalidInput(
+                f"Unknown parameter {unknown[0][:50]!r}; use model.", field=unknown[0][:50]
+            )
+        return Response(cache_statistics(query.get("model")))
 
 
 class CacheClearView(APIView):

@@ -7,7 +7,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
 from cache_app.core.levels import Found
-from plugins import DeadlineExceeded, Recommendation, RecommendationRequest, Unavailable
+from plugins import (
+    DeadlineExceeded,
+    Recommendation,
+    RecommendationRequest,
+    RecserveError,
+    Unavailable,
+)
 from serving_app.core.ranking import Ranking
 from serving_app.core.version_record import VersionRecord
 
@@ -25,8 +31,8 @@ class Pending:
     """What the cache had."""
     flight: Future[Ranking] | None
     """The computation under way."""
-    error: Unavailable | None = None
-    """Why no computation could be started."""
+    error: RecserveError | None = None
+    """Why no computation was started."""
     revalidates: bool = False
     """Whether ``found``, though stale, answers while the flight goes on."""
     renewal_failed: bool = False
@@ -37,11 +43,14 @@ class Pending:
 
         Raises:
             DeadlineExceeded: The deadline came first, and nothing stale stands in.
-            RecserveError: What the computation raised, if nothing stale stands in.
+            RecserveError: Why there is no computation, or what it raised, if nothing stale stands
+                in.
         """
         if self.found is not None and (self.flight is None or self.revalidates):
             return self._answer(self.found.value, found=self.found, degraded=self._degraded())
-        assert self.flight is not None, "what is not found is computed"
+        if self.flight is None:
+            assert self.error is not None, "what is not found is computed, or refused"
+            raise self.error
         try:
             return self._answer(self.flight.result(max(0.0, self.deadline - now)))
         except (Unavailable, FutureTimeoutError) as error:

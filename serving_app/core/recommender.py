@@ -20,6 +20,7 @@ from cache_app.core.levels import Found, Levels
 from cache_app.core.negative import NegativeEntries, NegativeStats
 from cache_app.core.single_flight import SingleFlight
 from plugins import (
+    InvalidInput,
     Recommendation,
     RecommendationRequest,
     RecserveError,
@@ -30,7 +31,7 @@ from serving_app.core.live_version import LiveVersion
 from serving_app.core.pending import Pending
 from serving_app.core.ranking import Ranking
 from serving_app.core.renewals import FailedRenewals
-from serving_app.core.request_counts import RecommenderStats, RequestCounts
+from serving_app.core.request_counts import MISS, RecommenderStats, RequestCounts
 
 SEGMENT = "all"
 """The segment of every user."""
@@ -130,16 +131,15 @@ class Recommender:
                 return Pending(request, record, deadline, found, None)
             refused = self._negative.find(key)
             if refused is not None:
-                raise refused
+                return Pending(request, record, deadline, None, None, refused)
             renewed = self._renewal_of(key, found)
             try:
                 flight = self._compute(
                     key, request, row, lease, deadline - now, since=moment, renewed=renewed
                 )
-            except Unavailable as error:
-                if found is None:
-                    raise
-                return Pending(request, record, deadline, found, None, error)
+            except RecserveError as error:
+                stands_in = found if isinstance(error, Unavailable) else None
+                return Pending(request, record, deadline, stands_in, None, error)
             if found is None or found.stale_for >= self._freshness.stale_while_revalidate:
                 return Pending(request, record, deadline, found, flight)
             failed = self._failed_renewals.includes(key, found.created)
@@ -333,6 +333,7 @@ class Recommender:
     ) -> Recommendation | RecserveError:
         """Return the answer, or a fallback's answer, or the error; count it."""
         result: Recommendation | RecserveError
+        lookup = None
         if isinstance(pending, RecserveError):
             result = pending
         else:
@@ -340,10 +341,13 @@ class Recommender:
                 result = pending.result(self._clock())
             except RecserveError as error:
                 result = error
+            lookup = _lookup(result)
         if isinstance(result, Unavailable):
             stand_in = self._fallback(request, result)
             result = result if stand_in is None else replace(stand_in, degraded=True)
-        self._counts.count(request.model_name, result, self._clock() - started)
+        self._counts.count(
+            request.model_name, result, self._clock() - started, segment=SEGMENT, lookup=lookup
+        )
         return result
 
     def stats(self) -> dict[str, RecommenderStats]:
@@ -353,3 +357,10 @@ class Recommender:
     def negative_stats(self) -> NegativeStats:
         """Return what was counted of questions that were refused out of the cache."""
         return self._negative.stats()
+
+
+def _lookup(result: Recommendation | RecserveError) -> str:
+    """Return how the look-up in the cache ended that led to a result."""
+    if isinstance(result, Recommendation):
+        return MISS if result.source == "model" else result.source
+    return (isinstance(result, InvalidInput) and result.source) or MISS

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+from cache_app.core.codec import CodecStats
+from cache_app.core.lease_waits import LeaseStats
+from cache_app.core.negative import NegativeStats
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.request_counts import RecommenderStats
 
@@ -27,12 +30,18 @@ class VersionStats:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What one process, or several, counted of serving."""
+    """What one process, or several, counted of serving, and of what serving asked of the cache."""
 
     models: Mapping[str, RecommenderStats] = field(default_factory=dict)
     """Requests by model name."""
     versions: Mapping[str, Mapping[int, VersionStats]] = field(default_factory=dict)
     """Live versions by model name and number."""
+    codecs: Mapping[str, CodecStats] = field(default_factory=dict)
+    """What values weigh and cost as bytes, by the level that keeps them."""
+    negative: NegativeStats = field(default_factory=NegativeStats)
+    """Questions that were refused out of the cache."""
+    leases: LeaseStats | None = None
+    """Leases of keys; None: there are none, as L2 is not one Redis."""
 
     @classmethod
     def merged(cls, parts: Iterable[Statistics]) -> Statistics:
@@ -41,18 +50,26 @@ class Statistics:
         versions: defaultdict[str, defaultdict[int, list[VersionStats]]] = defaultdict(
             lambda: defaultdict(list)
         )
+        codecs: defaultdict[str, list[CodecStats]] = defaultdict(list)
+        parts = list(parts)
         for part in parts:
             for name, stats in part.models.items():
                 models[name].append(stats)
+            for name, codec in part.codecs.items():
+                codecs[name].append(codec)
             for name, numbers in part.versions.items():
                 for number, version in numbers.items():
                     versions[name][number].append(version)
+        leases = [part.leases for part in parts if part.leases is not None]
         return cls(
             models={name: RecommenderStats.merged(each) for name, each in models.items()},
             versions={
                 name: {number: _merged(each) for number, each in numbers.items()}
                 for name, numbers in versions.items()
             },
+            codecs={name: CodecStats.merged(each) for name, each in codecs.items()},
+            negative=NegativeStats.merged([part.negative for part in parts]),
+            leases=LeaseStats.merged(leases) if leases else None,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from django.utils import timezone
 from cache_app.wiring import get_levels
 from plugins import RecommendationRequest
 from serving_app import process_statistics, registration, wiring
+from serving_app.cache_statistics import cache_statistics
 from serving_app.models import ProcessStatistics
 from tests import servers
 from tests.conftest import linear_draft
@@ -157,6 +158,71 @@ def test_cache_stats_count_hits_and_misses(client_as, live_model):
     l1 = operator.get("/api/v1/cache/stats").json()["levels"]["l1"]
     assert (l1["hits"], l1["misses"], l1["entries"]) == (3, 1, 1)
     assert l1["hit_rate"] == 0.75
+
+
+@pytest.mark.contract("C7")
+def test_cache_stats_are_by_model_and_segment_and_summed_over_processes(
+    client_as, live_model, store
+):
+    registration.promote(registration.register("other", linear_draft(store, "other.npz")))
+    wiring.get_serving().reconciler.reconcile()
+    operator = client_as("operate")
+    for _ in range(3):
+        ask(operator)
+    ask(operator, model_name="other")
+    serving = wiring.get_serving()
+    told = process_statistics.own(serving.live, serving.recommender).as_json()
+    ProcessStatistics.objects.create(
+        process="twin", seen=timezone.now(), serving=told, cache=process_statistics.own_cache()
+    )
+    stats = operator.get("/api/v1/cache/stats").json()
+    counted = {"hits": 4, "misses": 2, "negative": 0, "by_level": {"l1": 4}}
+    counted["hit_rate"] = pytest.approx(4 / 6)
+    assert stats["models"]["default"] == {**counted, "segments": {"all": counted}}
+    assert stats["models"]["other"]["misses"] == 2
+    levels = [sum(model[what] for model in stats["models"].values()) for what in ("hits", "misses")]
+    assert levels == [stats["levels"]["l1"]["hits"], stats["levels"]["l1"]["misses"]]
+    assert stats["namespace"] == "recserve"
+    assert stats["negative"] == {"entries": 0, "hits": 0, "insertions": 0, "evictions": 0}
+    assert stats["leases"] is None
+    assert cache_statistics() == operator.get("/api/v1/cache/stats").json()
+    one = operator.get("/api/v1/cache/stats?model=other").json()
+    assert set(one["models"]) == {"other"}
+    assert cache_statistics("other") == one
+
+
+@pytest.mark.contract("C7")
+def test_cache_stats_of_a_model_that_nobody_asked_and_of_none(client_as, live_model):
+    operator = client_as("operate")
+    nothing = {"hits": 0, "misses": 0, "negative": 0, "hit_rate": None, "by_level": {}}
+    stats = operator.get("/api/v1/cache/stats?model=default").json()
+    assert stats["models"] == {"default": {**nothing, "segments": {}}}
+    unknown = operator.get("/api/v1/cache/stats?model=nowhere")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "model-not-found")
+    typo = operator.get("/api/v1/cache/stats?modle=default")
+    assert (typo.status_code, typo.json()["errors"][0]["field"]) == (422, "modle")
+
+
+@pytest.mark.contract("C7")
+@pytest.mark.xdist_group("redis")
+def test_cache_stats_count_errors_of_leases(client_as, fresh, store, db, settings):
+    with servers.one() as redis:
+        settings.RECSERVE = {
+            **settings.RECSERVE,
+            "CACHE": {"L2": {"BACKEND": "redis", "URL": f"redis://127.0.0.1:{redis.port}/0"}},
+        }
+        registration.promote(registration.register("default", linear_draft(store)))
+        wiring.get_serving().reconciler.reconcile()
+        operator = client_as("operate")
+        assert ask(operator)["source"] == "model"
+        leases = operator.get("/api/v1/cache/stats").json()["leases"]
+        assert leases == {"waiting": 0, "errors": 0, "without": 0}
+        redis.kill()
+        for n in range(8):
+            assert ask(operator, user_id=f"while away {n}")["source"] == "model"
+        leases = operator.get("/api/v1/cache/stats").json()["leases"]
+        assert leases["errors"] > 0
+        assert leases["without"] == 1
 
 
 @pytest.mark.contract("A3")

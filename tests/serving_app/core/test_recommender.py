@@ -402,6 +402,42 @@ def test_stats_count_sources_and_errors(make, version):
     assert stats.seconds.count == 3
 
 
+@pytest.mark.contract("C7")
+def test_look_ups_are_counted_by_how_they_ended_and_only_where_there_was_one(
+    make, version, live, clock
+):
+    recommender = make(
+        negative=NegativeEntries(10.0, clock=clock),
+        fallback=lambda request, error: Recommendation("u", (), (), "default", None, "fallback"),
+    )
+
+    def lookups():
+        return recommender.stats()["default"].lookups.get("all", {})
+
+    with pytest.raises(InvalidInput):
+        recommender.recommend(request(features=[1]))  # refused before
+    recommender.recommend_many([request(), request(), request(user_id="v")])
+    assert lookups() == {"miss": 2, "l1": 1}
+    recommender.recommend(request())
+    assert lookups() == {"miss": 2, "l1": 2}
+    for _ in range(3):
+        with pytest.raises(InvalidInput):
+            recommender.recommend(request(user_id="stranger"))
+    assert lookups() == {"miss": 3, "l1": 2, "negative": 2}
+    version.error = InferenceError("broken")
+    assert recommender.recommend(request(user_id="w")).source == "fallback"
+    version.refuses = QueueFull("full", retry_after=1.0)
+    assert recommender.recommend(request(user_id="x")).source == "fallback"
+    assert lookups() == {"miss": 5, "l1": 2, "negative": 2}
+    clock.advance(100)
+    assert recommender.recommend(request()).degraded is True  # stale, and answers
+    assert lookups() == {"miss": 5, "l1": 3, "negative": 2}
+    live.swap("default", None)
+    live.swap("sleeping", None)
+    assert recommender.recommend(request(model_name="sleeping")).source == "fallback"
+    assert recommender.stats()["sleeping"].lookups == {}
+
+
 @pytest.mark.contract("C8")
 @pytest.mark.parametrize(
     ("what", "forgotten"),

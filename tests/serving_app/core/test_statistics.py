@@ -2,6 +2,9 @@ import json
 
 import pytest
 
+from cache_app.core.codec import CodecStats
+from cache_app.core.lease_waits import LeaseStats
+from cache_app.core.negative import NegativeStats
 from serving_app.core.batcher import Batcher
 from serving_app.core.latency import LatencyHistogram
 from serving_app.core.request_counts import RecommenderStats
@@ -25,10 +28,19 @@ def statistics(number, works):
     return Statistics(
         models={
             "m": RecommenderStats(
-                works, {"model": works}, 1, 0, {"InvalidInput": 2}, counted([0.01] * works)
+                works,
+                {"model": works},
+                1,
+                0,
+                {"InvalidInput": 2},
+                counted([0.01] * works),
+                {"all": {"l1": works, "miss": 1}},
             )
         },
         versions={"m": {number: VersionStats("numpy_linear", 1, batcher.stats())}},
+        codecs={"l2": CodecStats(works, 2, {"size": 1}, 30, 20, 0.5, 0.25)},
+        negative=NegativeStats(1, works, 2, 0),
+        leases=LeaseStats(1, works, 0),
     )
 
 
@@ -47,4 +59,8 @@ def test_processes_add_up_by_model_and_version():
     one, two = merged.versions["m"][1], merged.versions["m"][2]
     assert (one.processes, one.batching.submitted, one.batching.batch_sizes) == (2, 7, {1: 7})
     assert (two.processes, two.batching.submitted) == (1, 5)
+    assert model.lookups == {"all": {"l1": 12, "miss": 3}}
+    assert merged.codecs == {"l2": CodecStats(12, 6, {"size": 3}, 90, 60, 1.5, 0.75)}
+    assert merged.negative == NegativeStats(3, 12, 6, 0)
+    assert merged.leases == LeaseStats(3, 12, 0)
     assert Statistics.merged([]) == Statistics()
