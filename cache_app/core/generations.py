@@ -13,24 +13,16 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from cache_app.core.keys import entry_of
+from cache_app.core.keys import check_name, entry_of
 from plugins.contracts import UserId
-from plugins.errors import InvalidInput, LevelUnavailable
+from plugins.errors import LevelUnavailable
 
-__all__ = ["EVERYTHING", "MOST_TAGS", "TAGS", "Generations", "scope", "scopes_of", "tags_of"]
+__all__ = ["EVERYTHING", "Generations", "scope", "scopes_of"]
 
 EVERYTHING = "all"
 """The scope of every key."""
-
-TAGS = "tags"
-"""The name in a request's context under which its tags are."""
-MOST_TAGS = 16
-"""Tags of a request at most; each is looked up at every request."""
-LONGEST_NAME = 100
-"""Characters of a tag, or of a segment, at most."""
 
 _MOST = 50_000
 """Scopes remembered, beyond which all are read anew: those that no longer matter are gone then."""
@@ -60,7 +52,7 @@ def scope(
         if key is not None:
             return _entry_scope(entry_of(key))
         (name,) = named
-        _check_name(alone[name], f"A {name}")
+        check_name(alone[name], f"A {name}")
         return f"t:{tag}" if segment is None else f"s:{segment}"
     if version is not None:
         if model_name is None or user_id is not None:
@@ -99,35 +91,6 @@ def _shared_scopes(model_name: str, version: int, segment: str) -> tuple[str, ..
         scope(model_name=model_name, version=version),
         scope(segment=segment),
     )
-
-
-def tags_of(context: Mapping[str, Any]) -> Sequence[str]:
-    """Return the tags that a request declares in its context.
-
-    Raises:
-        InvalidInput: They are no list of texts, or too many, or one is empty or too long: ignored,
-            they would make an invalidation incomplete, and nobody would know.
-    """
-    tags = context.get(TAGS)
-    if tags is None:
-        return ()
-    if not isinstance(tags, list | tuple) or len(tags) > MOST_TAGS:
-        raise InvalidInput(
-            f"context.tags must be a list of at most {MOST_TAGS} texts: what this answer can be "
-            "invalidated by.",
-            field="context.tags",
-        )
-    for i, tag in enumerate(tags):
-        try:
-            _check_name(tag, "A tag")
-        except ValueError as error:
-            raise InvalidInput(str(error), field=f"context.tags[{i}]") from error
-    return tags
-
-
-def _check_name(value: Any, what: str) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or not value.isprintable():
-        raise ValueError(f"{what} must be a text of 1 to {LONGEST_NAME} printable characters.")
 
 
 def _entry_scope(entry: str) -> str:

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -25,13 +25,24 @@ from plugins.contracts import UserId
 from plugins.errors import InvalidInput
 
 __all__ = [
+    "MOST_TAGS",
+    "TAGS",
+    "check_name",
     "digest_features",
     "entry_of",
     "in_generation",
     "in_namespace",
     "matcher",
     "recommendation_key",
+    "tags_of",
 ]
+
+TAGS = "tags"
+"""The name in a request's context under which its tags are."""
+MOST_TAGS = 16
+"""Tags of a request at most; each is looked up at every request."""
+LONGEST_NAME = 100
+"""Characters of a tag, or of a segment, at most."""
 
 _NONE = "-"
 _MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 8
@@ -104,6 +115,40 @@ def entry_of(key: str) -> str:
     return ":".join(parts[: _PARTS - 1])
 
 
+def tags_of(context: Mapping[str, Any]) -> Sequence[str]:
+    """Return the tags that a request declares in its context.
+
+    Raises:
+        InvalidInput: They are no list of texts, or too many, or one is empty or too long: ignored,
+            they would make an invalidation incomplete, and nobody would know.
+    """
+    tags = context.get(TAGS)
+    if tags is None:
+        return ()
+    if not isinstance(tags, list | tuple) or len(tags) > MOST_TAGS:
+        raise InvalidInput(
+            f"context.tags must be a list of at most {MOST_TAGS} texts: what this answer can be "
+            "invalidated by.",
+            field="context.tags",
+        )
+    for i, tag in enumerate(tags):
+        try:
+            check_name(tag, "A tag")
+        except ValueError as error:
+            raise InvalidInput(str(error), field=f"context.tags[{i}]") from error
+    return tags
+
+
+def check_name(value: Any, what: str) -> None:
+    """Refuse what is no name of a tag or a segment.
+
+    Raises:
+        ValueError: It is none; the message says what it must be.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or not value.isprintable():
+        raise ValueError(f"{what} must be a text of 1 to {LONGEST_NAME} printable characters.")
+
+
 def digest_features(row: NDArray[Any]) -> str:
     """Return the digest of a feature row, as little-endian float32 on every machine."""
     return _digest(np.ascontiguousarray(row, dtype="<f4").tobytes())
@@ -173,6 +218,8 @@ def _digest_context(context: Mapping[str, Any]) -> str:
         return _NONE
     try:
         plain = dict(context)
+        if tags := tags_of(plain):
+            plain[TAGS] = sorted(set(tags))  # their order says nothing
         _check_json(plain)
         # Deterministic: the names of every object, nested ones too, are sorted.
         return _digest(msgspec.json.encode(plain, order="deterministic"))

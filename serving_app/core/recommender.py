@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_app.core.freshness import Freshness
-from cache_app.core.generations import Generations, scopes_of, tags_of
-from cache_app.core.keys import digest_features, in_generation, recommendation_key
+from cache_app.core.generations import Generations, scopes_of
+from cache_app.core.keys import digest_features, in_generation, recommendation_key, tags_of
 from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Found, Levels
 from cache_app.core.negative import NegativeEntries, NegativeStats

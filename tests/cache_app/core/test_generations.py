@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_app.core.generations import EVERYTHING, Generations, scope, scopes_of, tags_of
+from cache_app.core.generations import EVERYTHING, Generations, scope, scopes_of
+from cache_app.core.keys import tags_of
 from plugins import InvalidInput, LevelUnavailable
 
 pytestmark = pytest.mark.contract("C8")

@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_app.core.keys import digest_features, matcher, recommendation_key
+from cache_app.core.keys import (
+    digest_features,
+    entry_of,
+    in_generation,
+    in_namespace,
+    matcher,
+    recommendation_key,
+)
 from plugins.errors import InvalidInput
 
 ROOT = Path(__file__).parents[3]
@@ -210,3 +217,23 @@ class TestMatcher:
         found = key(user_id=user, model_name=model)
         assert matcher(user_id=user, model_name=model)(found)
         assert matcher(user_id=str(user))(found)
+
+
+@pytest.mark.contract("C8")
+def test_tags_are_part_of_the_question_and_their_order_says_nothing():
+    def tagged(*tags):
+        return key(context={"page": 1, "tags": list(tags)})
+
+    assert tagged("a", "b") == tagged("b", "a") == tagged("b", "a", "b")
+    assert len({tagged(), tagged("a"), tagged("b"), tagged("a", "b")}) == 4
+    with pytest.raises(InvalidInput, match="A tag must be") as caught:
+        tagged("a", 7)
+    assert caught.value.field == "context.tags[1]"
+
+
+def test_a_key_without_its_generation_is_the_same_entry_in_every_one():
+    entry = key(generation="")
+    assert {entry_of(key(generation=each)) for each in ("0", "17", "doubt-3-1")} == {entry}
+    assert entry_of(entry) == entry
+    assert in_generation(entry, "17") == key(generation="17")
+    assert entry.startswith(in_namespace("recserve"))
