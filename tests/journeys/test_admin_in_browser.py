@@ -84,6 +84,14 @@ def test_a_stranger_sees_the_live_model_tries_it_swaps_it_and_rolls_it_back(serv
         seen["rolled back"] = page.content()
         page.goto(f"{server.url}/admin/plugins/")
         seen["plugins"] = page.content()
+        page.get_by_role("link", name="Cache").first.click()
+        page.locator("select[name=kind]").select_option("user_id")
+        page.fill("input[name=name]", "1")
+        page.get_by_role("button", name="Forget").click()
+        page.locator("select[name=kind]").select_option("all")
+        page.get_by_role("button", name="Forget").click()
+        page.get_by_role("button", name="Yes, forget everything").click()
+        seen["forgotten"] = page.locator("#history tbody tr").all_inner_texts()
         page.goto(f"{server.url}/api/v1/docs")
         page.get_by_text("/api/v1/predict/batch").first.wait_for()
 
@@ -93,6 +101,7 @@ def test_a_stranger_sees_the_live_model_tries_it_swaps_it_and_rolls_it_back(serv
     assert "default@1 is live." in seen["live"]
     assert "default@2 is live." in seen["rolled back"]
     assert "numpy_linear" in seen["plugins"]
+    assert [row.split("\t")[-1] for row in seen["forgotten"]] == ["everything", "a user 1"]
 
 
 def test_a_version_is_uploaded_validated_and_made_live(server, tmp_path):
