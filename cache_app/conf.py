@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from redis.connection import parse_url
 
 from cache_app.core.freshness import Freshness
+from cache_app.core.tiers import TIERS, TierRule, Tiers
 from cache_app.embedded_level import LEAST_BYTES
 from cache_app.redis_ring import node_name
 from cache_app.redis_servers import Address
@@ -136,6 +137,8 @@ class CacheSettings:
     """``L3``: the lowest level, of ``BACKEND`` ``sentinel``, ``cluster`` or ``ring``; None: there
     is none."""
 
+    tiers: Tiers = field(default_factory=Tiers)
+    """``TIERS``: what makes an entry hot, warm or cold, and what follows from it."""
     epoch_file: Path | None = None
     """``EPOCH_FILE``: tells the processes of this host at once of invalidations; None: nothing
     does, and they look at the database now and then."""
@@ -174,7 +177,10 @@ def cache_settings() -> CacheSettings:
     given = _section(
         getattr(settings, "RECSERVE", {}).get("CACHE", {}),
         cache,
-        ("NAMESPACE", "TTL", *_TIMES, "L1", "L2", "L3", "EPOCH_FILE", "TRAIN_DICTIONARIES"),
+        (
+            *("NAMESPACE", "TTL", *_TIMES, "L1", "L2", "L3", "TIERS"),
+            *("EPOCH_FILE", "TRAIN_DICTIONARIES"),
+        ),
     )
     values: dict[str, Any] = {}
     if "NAMESPACE" in given:
@@ -192,6 +198,8 @@ def cache_settings() -> CacheSettings:
         values["l2"] = _l2(given["L2"], f'{cache}["L2"]')
     if "L3" in given:
         values["l3"] = _l3(given["L3"], f'{cache}["L3"]')
+    if "TIERS" in given:
+        values["tiers"] = _tiers(given["TIERS"], f'{cache}["TIERS"]', values.get("l2"))
     if given.get("EPOCH_FILE") is not None:
         values["epoch_file"] = _file_path(given["EPOCH_FILE"], f'{cache}["EPOCH_FILE"]')
     if "TRAIN_DICTIONARIES" in given:
@@ -217,6 +225,50 @@ def _l1(given: Any, where: str) -> dict[str, Any]:
     if "OPTIONS" in given:
         values["l1_options"] = dict(_mapping(given["OPTIONS"], f'{where}["OPTIONS"]'))
     return values
+
+
+_LEVELS = ("l1", "l2", "l3")
+
+
+def _tiers(given: Any, where: str, l2: object) -> Tiers:
+    rules = tuple(tier.upper() for tier in TIERS)
+    _section(given, where, ("HOT_USES", "COOL_AFTER", *rules))
+    values: dict[str, Any] = {}
+    if "HOT_USES" in given:
+        values["hot_uses"] = _count(given["HOT_USES"], f'{where}["HOT_USES"]')
+    if "COOL_AFTER" in given:
+        values["cool_after"] = _positive(given["COOL_AFTER"], f'{where}["COOL_AFTER"]')
+    for tier in TIERS:
+        if tier.upper() in given:
+            before = Tiers().rule(tier)
+            values[tier] = _tier(given[tier.upper()], f'{where}["{tier.upper()}"]', before, l2)
+    return Tiers(**values)
+
+
+def _tier(given: Any, where: str, rule: TierRule, l2: object) -> TierRule:
+    _section(given, where, ("TTL", "LEVELS"))
+    ttl = _positive(given["TTL"], f'{where}["TTL"]') if "TTL" in given else rule.ttl
+    levels = rule.levels
+    if "LEVELS" in given:
+        levels = _level_names(given["LEVELS"], f'{where}["LEVELS"]')
+        if isinstance(l2, RedisSettings) and levels is not None and "l2" not in levels:
+            raise ImproperlyConfigured(
+                f'{where}["LEVELS"] must have "l2": it is a Redis, and processes that wait for '
+                f"one computation look for its result there."
+            )
+    return TierRule(ttl, levels)
+
+
+def _level_names(given: Any, where: str) -> frozenset[str] | None:
+    if given is None:
+        return None
+    known = isinstance(given, list | tuple) and all(name in _LEVELS for name in given)
+    if not known or not given:
+        names = ", ".join(f'"{name}"' for name in _LEVELS)
+        raise ImproperlyConfigured(
+            f"{where} must be None (all) or a list of some of {names}, not {given!r}."
+        )
+    return frozenset(given)
 
 
 _EMBEDDED = ("BACKEND", "PATH", "MAX_BYTES", "COMPRESS_ABOVE")

@@ -230,11 +230,13 @@ class FeatureSource(Protocol):
 
 # --- Eviction ---------------------------------------------------------------------------------
 
-HitMode: TypeAlias = Literal["none", "flag", "count", "buffer", "call"]
+HitMode: TypeAlias = Literal["none", "flag", "stamp", "count", "buffer", "call"]
 """How a policy hears of hits; L1 builds its look-up for it.
 
-``none``: not at all. ``flag``: ``entry.ref = 1``. ``count``: ``entry.ref`` grows up to
-``count_cap``. ``buffer``: batches, through `EvictionPolicy.on_hits`; some may be lost.
+``none``: not at all. ``flag``: ``entry.ref = 1``. ``stamp``: ``entry.ref`` becomes the number of
+this use among all uses of L1, insertions too, so that a later use has a higher number. ``count``:
+``entry.ref`` grows up to ``count_cap``. ``buffer``: batches, through `EvictionPolicy.on_hits`;
+some may be lost.
 ``call``: each, through `EvictionPolicy.on_hit`, under L1's lock.
 """
 
@@ -258,6 +260,10 @@ class Entry(Protocol):
     """Wall-clock instant after which the entry is no longer served; ``-inf``: a ghost."""
     weight: int
     """What the entry counts against the capacity: 1, or its size in bytes."""
+    uses: int
+    """Its hits, in every hit mode; halved when its value is renewed, before `on_insert`."""
+    used: float
+    """When it was last hit, in wall-clock seconds; if never, when it came, to a second."""
     was_ghost: bool
     """True during `on_insert` of a key that the policy remembered as a ghost."""
     keep_ghost: bool
@@ -279,8 +285,8 @@ class PolicyHost(Protocol):
 class EvictionPolicy(Protocol):
     """Chooses victims. L1 owns the only dict; the policy's state lives in the entries' slots.
 
-    Everything but the hit modes ``none``, ``flag`` and ``count`` runs under L1's lock. A policy
-    never sees a value, never hashes a key, and does each step in O(1) or O(log n).
+    Everything but the hit modes ``none``, ``flag``, ``stamp`` and ``count`` runs under L1's lock.
+    A policy never sees a value, never hashes a key, and does each step in O(1) or O(log n).
     A simple policy is ``hit_mode = "call"`` and four methods; `BaseEvictionPolicy` in
     `plugins.eviction.base` supplies the rest.
     """

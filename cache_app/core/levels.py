@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+from cache_app.core.tiers import TIERS, Tier, Tiers
 from plugins.contracts import InsertOrigin
 from plugins.errors import LevelUnavailable
 
@@ -28,6 +30,15 @@ class Stored:
     """Wall-clock instant from which the value is no longer served."""
     fresh_until: float = math.inf
     """Wall-clock instant from which the value is stale: served only until there is a new one."""
+    cost: float | None = None
+    """Seconds that computing the value took; None: not known. Levels below L1 do not keep it."""
+
+    @property
+    def life(self) -> tuple[float, float]:
+        """Return the seconds from creation to the end of freshness, and from there to expiry."""
+        if self.fresh_until >= self.expires:
+            return self.expires - self.created, 0.0
+        return self.fresh_until - self.created, self.expires - self.fresh_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,12 @@ class LevelStats:
     """Values copied into this level from one below."""
     errors: int = 0
     """Calls that the level did not answer."""
+    hot: int = 0
+    """Entries of the tier when the level last looked; only L1 looks at their use."""
+    warm: int = 0
+    cold: int = 0
+    cooled: int = 0
+    """Entries that left because nobody asked for them any more, and levels below have them."""
     away: bool = False
     """Whether it does not answer at the moment; the other counts are then unknown."""
 
@@ -68,7 +85,11 @@ class Level(Protocol):
         """The name in answers and statistics, such as ``l1``."""
 
     def get(self, key: str, /) -> Stored | None:
-        """Return what is stored, or None for a miss; never what has expired."""
+        """Return what is stored, or None for a miss; never what has expired.
+
+        L1 returns its entry, which has the same attributes, and which another thread may change:
+        read ``expires``, then ``life``, then ``value``, which is None if the entry has left.
+        """
 
     def put(self, key: str, stored: Stored, origin: InsertOrigin) -> None:
         """Store, or overwrite."""
@@ -98,6 +119,14 @@ class Found(NamedTuple):
     """Seconds since the value became stale; 0: it is fresh."""
 
 
+_new_found: Callable[[tuple[Any, str, float, float, float]], Found]
+_new_found = functools.partial(tuple.__new__, Found)  # a third of what calling the class costs
+
+
+def _always_warm(_: str) -> Tier:
+    return "warm"
+
+
 class Levels:
     """All levels as one cache. Any thread calls it, several at once.
 
@@ -106,9 +135,18 @@ class Levels:
     Args:
         levels: The levels in the order in which they are read: fastest first.
         clock: Wall-clock seconds, as ``time.time``.
+        tiers: What follows from a key's tier; None: nothing does, and every level has everything.
+        tier_of: Returns the tier of a key that is stored, from its use until now.
     """
 
-    def __init__(self, levels: Sequence[Level], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        *,
+        clock: Callable[[], float] = time.time,
+        tiers: Tiers | None = None,
+        tier_of: Callable[[str], Tier] = _always_warm,
+    ) -> None:
         names = [level.name for level in levels]
         if len(set(names)) != len(names):
             raise ValueError(f"Two levels have the same name: {names}.")
@@ -117,6 +155,12 @@ class Levels:
         # would promote the old value to the upper levels once more.
         self._upwards = self._levels[::-1]
         self._clock = clock
+        self._tiers = tiers
+        self._tier_of = tier_of
+        self._held_by: dict[Tier, frozenset[str]] = {
+            tier: frozenset(names) if tiers is None else tiers.held_by(tier, names)
+            for tier in TIERS
+        }
         self._lock = threading.Lock()
         self._errors: Counter[str] = Counter()
         self._promotions: Counter[str] = Counter()
@@ -128,6 +172,7 @@ class Levels:
         stale, it is returned as such, from the level that has the youngest.
         """
         stale: Found | None = None
+        clock = self._clock
         for depth, level in enumerate(self._levels):
             try:
                 stored = level.get(key)
@@ -136,20 +181,27 @@ class Levels:
                 continue
             if stored is None:
                 continue
-            now = self._clock()
-            if stored.fresh_until <= now:
-                if stored.expires > now and (stale is None or stored.created > stale.created):
-                    stale = _found(stored, level, now - stored.fresh_until)
+            expires = stored.expires  # in this order: it may be L1's entry
+            life = stored.life
+            value = stored.value
+            if value is None:
+                continue  # it has left L1 since
+            fresh_until = expires - life[1]
+            now = clock()
+            if fresh_until <= now:
+                created = fresh_until - life[0]
+                if expires > now and (stale is None or created > stale.created):
+                    stale = Found(value, level.name, created, expires, now - fresh_until)
                 continue
             if depth:
-                if stored.expires <= now:
-                    continue  # another host's clock is behind
                 self._promote(key, stored, self._levels[:depth])
-            return _found(stored, level)
+            return _new_found((value, level.name, fresh_until - life[0], expires, 0.0))
         return stale
 
     def _promote(self, key: str, stored: Stored, above: Sequence[Level]) -> None:
         for level in above:
+            if level.name not in self._held_by["warm"]:  # it was just used
+                continue
             try:
                 level.put(key, stored, "promotion")
             except LevelUnavailable:
@@ -165,21 +217,33 @@ class Levels:
         ttl: float,
         stale: float = 0.0,
         origin: InsertOrigin = "miss",
+        cost: float | None = None,
     ) -> None:
-        """Store a value in every level.
+        """Store a value in every level that holds the key's tier; the others forget the old one.
 
         Args:
             key: Its key.
             value: The value; not None.
-            ttl: Seconds that it is fresh from now on.
+            ttl: Seconds that it is fresh from now on, in the tier ``warm``; other tiers may have
+                it fresh for longer or shorter, and expire at the same time.
             stale: Seconds that it is kept after that.
             origin: Why it is stored.
+            cost: Seconds that computing it took; None: not known.
         """
+        tier: Tier = "warm"
         now = self._clock()
-        stored = Stored(value, now, now + ttl + stale, now + ttl)
+        expires = now + ttl + stale
+        if self._tiers is not None:
+            tier = self._tier_of(key)
+            ttl = self._tiers.ttl(tier, ttl, stale)
+        stored = Stored(value, now, expires, now + ttl, cost)
+        held_by = self._held_by[tier]
         for level in self._upwards:
             try:
-                level.put(key, stored, origin)
+                if level.name in held_by:
+                    level.put(key, stored, origin)
+                else:
+                    level.remove(key)
             except LevelUnavailable:
                 self._count(self._errors, level)
 
@@ -226,7 +290,3 @@ class Levels:
     def _count(self, counter: Counter[str], level: Level) -> None:
         with self._lock:
             counter[level.name] += 1
-
-
-def _found(stored: Stored, level: Level, stale_for: float = 0.0) -> Found:
-    return Found(stored.value, level.name, stored.created, stored.expires, stale_for)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any, ClassVar, TypeAlias
 
+from cache_app.core.entries import GHOST, EntryDetails, entry_class, life_of, rounded
+from cache_app.core.hit_modes import make_get
 from cache_app.core.levels import LevelStats, Stored
+from cache_app.core.tiers import TIERS, Tier, Tiers
 from plugins.contracts import Entry, EvictionPolicy, InsertOrigin, RemoveCause
 from plugins.errors import PluginError
 
@@ -16,9 +20,10 @@ __all__ = ["MemoryLevel"]
 
 _Get: TypeAlias = Callable[[str], Stored | None]
 
-_GHOST = float("-inf")
-_BUFFER = 64
-"""How many hits are told at once to a policy of hit mode ``buffer``."""
+_SWEEP_SECONDS = 10.0
+"""Between two sweeps at least."""
+_SWEEP_SHARE = 100.0
+"""A sweep that takes long is followed by a pause this many times as long."""
 
 
 class MemoryLevel:
@@ -38,6 +43,9 @@ class MemoryLevel:
             late, however quiet the process.
         rng: The policy's randomness.
         weigh: Returns the weight of a value (1 at least); None: every entry weighs 1.
+        tiers: The rules by which entries are hot, warm or cold.
+        keeps: The tiers that stay here; a sweep takes out what has come to be of another one.
+        size_of: Returns what a value takes encoded, in bytes, for `describe`; None: not known.
     """
 
     name = "l1"
@@ -51,6 +59,9 @@ class MemoryLevel:
         clock: Callable[[], float] = time.time,
         rng: Random | None = None,
         weigh: Callable[[Any], int] | None = None,
+        tiers: Tiers | None = None,
+        keeps: Collection[Tier] = TIERS,
+        size_of: Callable[[Any], int] | None = None,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"The capacity must be at least 1, not {capacity}.")
@@ -58,143 +69,69 @@ class MemoryLevel:
         self.rng = rng or Random()  # noqa: S311  (it samples victims, and guards no secret)
         self._clock = clock
         self._weigh = weigh
+        self._tiers = tiers or Tiers()
+        self._keeps = frozenset(keeps)
+        self._size_of = size_of
         self._lock = threading.Lock()
         self._entries = self._table()
         self._weight = self._ghosts = self._ghost_weight = 0
         self._insertions = self._rejected = self._evictions = 0
-        self._expirations = self._removals = 0
+        self._expirations = self._removals = self._cooled = 0
+        self._hits_of_the_gone = 0  # what entries counted that left, or were renewed, since
+        self._in_tier: Counter[str] = Counter()  # as of the last sweep
+        self._next_sweep = float("-inf")
+        self._tick = float("-inf")  # a recent instant that new entries share
         self._policy = policy_factory()
-        self._new_entry = _entry_class(self._policy)
-        self._drain: Callable[[], None] = _nothing
+        self._new_entry, self._marks = entry_class(self._policy, weighed=weigh is not None)
         self._policy.attach(self)
-        self.get: _Get
-        """Returns what is stored under a key, or None for a miss. Made for the hit mode."""
-        self._asked: Callable[[], tuple[int, int]]
-        self.get, self._asked = self._make_get()
+        made = make_get(self._policy, self._entries, clock, self._lock, self._expire)
+        self.get: _Get = made.get
+        """Returns the entry under a key, or None for a miss. Made for the hit mode.
+
+        It is the entry itself, and no copy: another thread may renew it, or take it out, while
+        the caller looks. Read ``expires``, ``life`` and ``value``, in this order; a ``value`` of
+        None is a miss.
+        """
+        self._misses, self._drain, self._stamp = made.misses, made.drain, made.stamp
 
     # --- Looking up ---
-
-    def _make_get(self) -> tuple[_Get, Callable[[], tuple[int, int]]]:  # noqa: PLR0915  (5 in 1)
-        """Return `get` for the policy's hit mode, and what returns its hits and misses.
-
-        Closures, as a method would look everything up on ``self`` at each hit. A miss is an
-        exception: that costs more than ``dict.get`` would, but a hit costs less, and after a
-        miss comes a model. The counts are exact under the GIL; a flag or a step of ``ref`` may
-        be lost between threads.
-        """
-        entries, clock, lock, expire = self._entries, self._clock, self._lock, self._expire
-        policy = self._policy
-        hits = misses = 0
-
-        def missed(entry: Any = None) -> Stored | None:
-            nonlocal misses
-            misses += 1
-            if entry is not None and entry.expires != _GHOST:
-                with lock:
-                    expire(entry)
-            return None
-
-        def get_none(key: str) -> Stored | None:
-            nonlocal hits
-            try:
-                entry = entries[key]
-            except KeyError:
-                return missed()
-            if entry.expires <= clock():
-                return missed(entry)
-            hits += 1
-            return entry.value  # type: ignore[no-any-return]
-
-        def get_flag(key: str) -> Stored | None:
-            nonlocal hits
-            try:
-                entry = entries[key]
-            except KeyError:
-                return missed()
-            if entry.expires <= clock():
-                return missed(entry)
-            entry.ref = 1
-            hits += 1
-            return entry.value  # type: ignore[no-any-return]
-
-        cap = policy.count_cap
-
-        def get_count(key: str) -> Stored | None:
-            nonlocal hits
-            try:
-                entry = entries[key]
-            except KeyError:
-                return missed()
-            if entry.expires <= clock():
-                return missed(entry)
-            if entry.ref < cap:
-                entry.ref += 1
-            hits += 1
-            return entry.value  # type: ignore[no-any-return]
-
-        buffer: list[Any] = []
-
-        def drain() -> None:
-            nonlocal buffer
-            batch, buffer = buffer, []
-            if batch:
-                policy.on_hits(batch, clock())
-
-        def get_buffer(key: str) -> Stored | None:
-            nonlocal hits
-            try:
-                entry = entries[key]
-            except KeyError:
-                return missed()
-            if entry.expires <= clock():
-                return missed(entry)
-            hits += 1
-            buffer.append(entry)
-            if len(buffer) >= _BUFFER:
-                with lock:
-                    drain()
-            return entry.value  # type: ignore[no-any-return]
-
-        on_hit = policy.on_hit
-
-        def get_call(key: str) -> Stored | None:
-            nonlocal hits, misses
-            with lock:
-                try:
-                    entry = entries[key]
-                except KeyError:
-                    misses += 1
-                    return None
-                now = clock()
-                if entry.expires <= now:
-                    misses += 1
-                    if entry.expires != _GHOST:
-                        expire(entry)
-                    return None
-                on_hit(entry, now)
-                hits += 1
-                return entry.value  # type: ignore[no-any-return]
-
-        gets: dict[str, _Get] = {
-            "none": get_none,
-            "flag": get_flag,
-            "count": get_count,
-            "buffer": get_buffer,
-            "call": get_call,
-        }
-        if policy.hit_mode not in gets:
-            raise PluginError(
-                f"{type(policy).__name__} declares hit_mode {policy.hit_mode!r}; "
-                f"there are {', '.join(gets)}."
-            )
-        if policy.hit_mode == "buffer":
-            self._drain = drain
-        return gets[policy.hit_mode], lambda: (hits, misses)
 
     def peek(self, key: str) -> Entry | None:
         """Return the entry of a key that `get` would serve; nobody hears of it."""
         entry: Entry | None = self._entries.get(key)
         return entry if entry is not None and entry.expires > self._clock() else None
+
+    def describe(self, key: str) -> EntryDetails | None:
+        """Return all that is known of an entry that `get` would serve; nobody hears of it."""
+        with self._lock:
+            entry: Any = self.peek(key)
+            if entry is None:
+                return None
+            now = self._clock()
+            created, fresh_until, expires = entry.instants
+            value, uses, used, life = entry.value, entry.uses, entry.used, entry.life
+        return EntryDetails(
+            key=key,
+            value=value,
+            created=created,
+            ttl=life.ttl,
+            fresh_until=fresh_until,
+            expires=expires,
+            uses=uses,
+            last_used=used,
+            size=None if self._size_of is None else self._size_of(value),
+            tier=self._tiers.of(uses, now - used, life.tier),
+        )
+
+    def tier_of(self, key: str) -> Tier:
+        """Return the tier in which a value stored now would be; ``warm`` for a new key."""
+        entry: Any = self._entries.get(key)
+        if entry is None or entry.expires == GHOST:
+            return "warm"
+        return self._tier(entry, self._clock())
+
+    def _tier(self, entry: Any, now: float) -> Tier:
+        return self._tiers.of(entry.uses, now - entry.used, entry.life.tier)
 
     def __len__(self) -> int:
         return len(self._entries) - self._ghosts
@@ -215,34 +152,67 @@ class MemoryLevel:
             now = self._clock()
             self._drain()
             entry: Any = self._entries.get(key)
-            resident = entry is not None and entry.expires != _GHOST
+            resident = entry is not None and entry.expires != GHOST
             if weight > self.capacity or stored.expires <= now:
                 self._rejected += 1
                 if resident:
                     self._leave(entry, "invalidated")
                 return
             new = entry is None
+            tier: Tier = "warm"
             if new:
                 entry = self._new_entry(key)
             elif resident:
                 self._policy.on_remove(entry, "replaced")
                 self._weight -= entry.weight
+                tier = self._tier(entry, now)
+                self._halve(entry)
             else:
-                entry.was_ghost = True
+                self._marks.returning = entry
                 self._count_ghost(entry, -1)
-            # The value first: a look-up on another thread must never serve the old one under the
-            # new expiry. A new entry shows itself only when it is complete.
-            entry.value = stored
-            entry.expires = stored.expires
-            entry.weight = weight
+            if not resident:
+                entry.used = self._recently(now)
+            self._fill(entry, stored, tier, weight)
             self._weight += weight
             self._insertions += 1
             self._policy.on_insert(entry, now, origin)
-            entry.was_ghost = False
+            self._marks.returning = None
             if new:
                 self._entries[key] = entry
             while self._weight > self.capacity:
                 self._evict(entry, now)
+
+    def _fill(self, entry: Any, stored: Stored, tier: Tier, weight: int) -> None:
+        """Give an entry a value.
+
+        The value first: a look-up on another thread must never serve the old one under the new
+        expiry. A new entry shows itself only when it is complete.
+        """
+        fresh_until = min(stored.fresh_until, stored.expires)
+        infinite = fresh_until == float("inf")
+        entry.value = stored.value
+        entry.life = life_of(
+            rounded(fresh_until - stored.created),
+            0.0 if infinite else rounded(stored.expires - fresh_until),
+            tier,
+        )
+        entry.expires = stored.expires
+        if self._weigh is not None:
+            entry.weight = weight
+        if self._stamp is not None:
+            entry.ref = self._stamp()
+
+    def _recently(self, now: float) -> float:
+        """Return an instant of the last second, which many entries share."""
+        if not 0 <= now - self._tick < 1:
+            self._tick = now
+        return self._tick
+
+    def _halve(self, entry: Any) -> None:
+        """Forget half of an entry's hits, so that they tell of lately."""
+        uses = entry.uses
+        entry.uses = uses // 2
+        self._hits_of_the_gone += uses - uses // 2
 
     def _evict(self, newcomer: Any, now: float) -> None:
         """Take one victim out. It is a resident, or the loop of `put` would not end."""
@@ -250,7 +220,7 @@ class MemoryLevel:
         try:
             victim = self._policy.evict(now)
             known = self._entries.get(victim.key) is victim
-            if not known or victim.expires == _GHOST:
+            if not known or victim.expires == GHOST:
                 raise LookupError(f"it chose {victim.key!r}, which is not resident")
         except Exception as error:
             self._forget(newcomer)  # the policy is beyond trust, but the capacity holds
@@ -261,14 +231,14 @@ class MemoryLevel:
             if self._ghost_weight + victim.weight <= self.capacity:
                 self._weight -= victim.weight
                 self._count_ghost(victim, 1)
-                victim.expires = _GHOST
-                victim.value = None
+                self._empty(victim)
+                victim.uses = 0
                 return
         self._forget(victim)
 
     def drop_ghost(self, entry: Entry) -> None:
         """Forget a ghost; the policy calls it, under the lock. Again does nothing."""
-        if entry.expires == _GHOST and self._entries.get(entry.key) is entry:
+        if entry.expires == GHOST and self._entries.get(entry.key) is entry:
             del self._entries[entry.key]
             self._count_ghost(entry, -1)
 
@@ -282,7 +252,7 @@ class MemoryLevel:
         """Forget a key; return whether it was resident."""
         with self._lock:
             entry = self._entries.get(key)
-            if entry is None or entry.expires == _GHOST:
+            if entry is None or entry.expires == GHOST:
                 return False
             self._leave(entry, cause)
             return True
@@ -300,7 +270,7 @@ class MemoryLevel:
 
     def _expire(self, entry: Any) -> None:
         """Drop an expired entry, unless another thread did, or stored a new value meanwhile."""
-        if _GHOST < entry.expires <= self._clock():
+        if GHOST < entry.expires <= self._clock():
             self._leave(entry, "expired")
 
     def _leave(self, entry: Any, cause: RemoveCause) -> None:
@@ -315,15 +285,63 @@ class MemoryLevel:
         """Take a resident out of the dict. Marked as gone, for threads and heaps that hold it."""
         del self._entries[entry.key]
         self._weight -= entry.weight
-        entry.expires = _GHOST
+        self._empty(entry)
+
+    def _empty(self, entry: Any) -> None:
+        """Take the value out of an entry, then mark it as gone; see `_Entry` for the order."""
+        self._hits_of_the_gone += entry.uses
         entry.value = None
+        entry.expires = GHOST
 
     # --- Looking at it all ---
 
-    def stats(self) -> LevelStats:
-        """Return the counts."""
+    def sweep(self) -> None:
+        """Look at every entry's use: note its tier, and take out what stays here no longer.
+
+        O(entries), without the lock but for entries whose tier has changed. `stats` calls it now
+        and then; no request waits for it.
+        """
+        now = self._clock()
+        started = time.perf_counter()
+        found: Counter[str] = Counter()
+        for entry in list(self._entries.values()):
+            if entry.expires == GHOST:
+                continue
+            life = entry.life
+            tier = self._tiers.of(entry.uses, now - entry.used, life.tier)
+            if tier != life.tier:
+                tier = self._move(entry, now)
+            if tier in self._keeps:
+                found[tier] += 1
+        self._in_tier = found
+        pause = max(_SWEEP_SECONDS, _SWEEP_SHARE * (time.perf_counter() - started))
+        self._next_sweep = now + pause
+
+    def _move(self, entry: Any, now: float) -> Tier:
+        """Change an entry's tier, as its use is now; return the new one."""
         with self._lock:
-            hits, misses = self._asked()
+            self._drain()
+            tier = self._tier(entry, now)
+            if entry.expires == GHOST:
+                return tier
+            if tier not in self._keeps:
+                self._policy.on_remove(entry, "explicit")
+                self._forget(entry)
+                self._cooled += 1
+            else:
+                entry.life = life_of(entry.life.ttl, entry.life.stale, tier)
+            return tier
+
+    def stats(self) -> LevelStats:
+        """Return the counts; O(entries), as each counts its own hits. Tiers: of the last sweep."""
+        if self._clock() >= self._next_sweep:
+            self.sweep()
+        with self._lock:
+            entries = list(self._entries.values())
+            gone = self._hits_of_the_gone
+        hits = gone + sum([entry.uses for entry in entries])
+        misses = self._misses()
+        with self._lock:
             return LevelStats(
                 hits=hits,
                 misses=misses,
@@ -336,6 +354,10 @@ class MemoryLevel:
                 weight=self._weight,
                 capacity=self.capacity,
                 ghosts=self._ghosts,
+                cooled=self._cooled,
+                hot=self._in_tier["hot"],
+                warm=self._in_tier["warm"],
+                cold=self._in_tier["cold"],
             )
 
     def check(self) -> None:
@@ -345,8 +367,8 @@ class MemoryLevel:
             AssertionError: One does not hold.
         """
         with self._lock:
-            residents = [e for e in self._entries.values() if e.expires != _GHOST]
-            ghosts = [e for e in self._entries.values() if e.expires == _GHOST]
+            residents = [e for e in self._entries.values() if e.expires != GHOST]
+            ghosts = [e for e in self._entries.values() if e.expires == GHOST]
             assert all(entry.key == key for key, entry in self._entries.items()), "a wrong key"
             assert all(entry.value is None for entry in ghosts), "a ghost has a value"
             assert all(entry.value is not None for entry in residents), "a value is missing"
@@ -356,40 +378,3 @@ class MemoryLevel:
             assert self._ghost_weight == sum(e.weight for e in ghosts), "the ghosts' weight is off"
             assert self._ghost_weight <= self.capacity, "ghosts weigh more than the capacity"
             self._policy.check()
-
-
-def _nothing() -> None:
-    """Drain no buffer: the hit mode has none."""
-
-
-class _Entry:
-    """What L1 itself keeps of an entry."""
-
-    __slots__ = ("expires", "keep_ghost", "key", "value", "was_ghost", "weight")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.was_ghost = self.keep_ghost = False
-
-
-class _CountedEntry(_Entry):
-    """An entry whose hits are a flag or a small count."""
-
-    __slots__ = ("ref",)
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.was_ghost = self.keep_ghost = False
-        self.ref = 0
-
-
-def _entry_class(policy: EvictionPolicy) -> Callable[[str], Any]:
-    """Return the class of entries that have the policy's slots too."""
-    if taken := set(policy.entry_slots) & set(_Entry.__slots__):
-        raise PluginError(
-            f"{type(policy).__name__} declares entry_slots that L1 owns: {', '.join(taken)}."
-        )
-    if policy.hit_mode in {"flag", "count"}:
-        slots = tuple(slot for slot in policy.entry_slots if slot != "ref")
-        return type("Entry", (_CountedEntry,), {"__slots__": slots})
-    return type("Entry", (_Entry,), {"__slots__": policy.entry_slots})

@@ -22,6 +22,8 @@ from cache_app.conf import (
 from cache_app.core.breaker import GuardedLevel
 from cache_app.core.codec import Codec
 from cache_app.core.freshness import Freshness
+from cache_app.core.levels import Stored
+from cache_app.core.tiers import TierRule, Tiers
 from cache_app.embedded_level import EmbeddedLevel
 from cache_app.redis_cluster import ClusterNodes
 from cache_app.redis_ring import RingNodes
@@ -232,7 +234,7 @@ def test_l1_never_weighs_more_than_its_bytes(settings, policy):
                 # What the level counts is what the codec writes, and the fixed part.
                 entry = level.peek(key)
                 if entry is not None:
-                    payload = Codec(Ranking).payload(entry.value)
+                    payload = Codec(Ranking).payload(Stored(entry.value, 0.0, 0.0))
                     assert entry.weight == len(payload) + wiring._ENTRY_BYTES
             stats = levels.stats()["l1"]
             assert 0 < stats.weight <= max_bytes
@@ -391,3 +393,66 @@ def test_an_installation_has_the_embedded_level():
     from recserve_project.settings import RECSERVE, VAR
 
     assert RECSERVE["CACHE"]["L2"] == {"BACKEND": "embedded", "PATH": str(VAR / "cache")}
+
+
+@pytest.mark.contract("C2")
+def test_the_tiers_are_configured(settings):
+    assert cache_settings().tiers == Tiers()
+    settings.RECSERVE = {
+        "CACHE": {
+            "TIERS": {
+                "HOT_USES": 3,
+                "COOL_AFTER": 60,
+                "HOT": {"TTL": 2.0},
+                "COLD": {"LEVELS": ["l2", "l3"]},
+                "WARM": {"LEVELS": None},
+            }
+        }
+    }
+    assert cache_settings().tiers == Tiers(
+        hot_uses=3,
+        cool_after=60.0,
+        hot=TierRule(2.0),
+        cold=TierRule(0.5, frozenset({"l2", "l3"})),
+    )
+
+
+REDIS = {"BACKEND": "redis", "URL": "redis://127.0.0.1:6379/0"}
+
+
+@pytest.mark.contract("C2")
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ({"TIERS": {"TEPID": {}}}, "no key 'TEPID'"),
+        ({"TIERS": {"HOT_USES": 0}}, "HOT_USES.* must be a positive whole number"),
+        ({"TIERS": {"COOL_AFTER": -1}}, "COOL_AFTER.* must be a positive number"),
+        ({"TIERS": {"HOT": {"TTL": 0}}}, "HOT.*TTL.* must be a positive number"),
+        ({"TIERS": {"HOT": {"LEVELS": []}}}, "must be None .all. or a list of some of"),
+        ({"TIERS": {"HOT": {"LEVELS": ["l4"]}}}, "must be None .all. or a list of some of"),
+        ({"TIERS": {"HOT": {"LEVELS": [["l1"]]}}}, "must be None .all. or a list of some of"),
+        ({"TIERS": {"HOT": {"LEVELS": "l1"}}}, "must be None .all. or a list of some of"),
+        ({"L2": REDIS, "TIERS": {"COLD": {"LEVELS": ["l3"]}}}, 'COLD.*must have "l2"'),
+    ],
+)
+def test_wrong_tiers_are_refused(settings, cache, message):
+    settings.RECSERVE = {"CACHE": cache}
+    with pytest.raises(ImproperlyConfigured, match=message):
+        cache_settings()
+
+
+@pytest.mark.contract("C2")
+def test_what_cools_leaves_l1_only_if_a_level_below_has_it(settings, tmp_path):
+    l2 = {"BACKEND": "embedded", "PATH": str(tmp_path)}
+    for below, kept in (({}, {"hot", "warm", "cold"}), ({"L2": l2}, {"hot", "warm"})):
+        settings.RECSERVE = {"CACHE": below}
+        wiring.reset()
+        try:
+            levels = wiring.get_levels()
+            assert levels._levels[0]._keeps == kept
+            ranking = Ranking(("x",), (1.0,), True)
+            levels.store("a", ranking, ttl=60)
+            size = levels._levels[0].describe("a").size
+            assert size == len(Codec(Ranking).payload(Stored(ranking, 0.0, 0.0)))
+        finally:
+            wiring.reset()

@@ -230,7 +230,7 @@ def test_an_evicted_entry_keeps_no_value_alive(clock):
 @pytest.mark.parametrize("policy", EVERY)
 def test_threads_may_do_everything_at_once(policy):
     clock = FakeClock()
-    level = MemoryLevel(policy, capacity=30, clock=clock, weigh=lambda value: value)
+    level = MemoryLevel(policy, capacity=30, clock=clock, weigh=lambda value: value[0])
     errors, start = [], threading.Barrier(4)
 
     def hammer(seed):
@@ -240,10 +240,19 @@ def test_threads_may_do_everything_at_once(policy):
             for number in range(3000):
                 key = f"k{random.randrange(60)}"
                 found = level.get(key)
-                assert found is None or found.created == float(key[1:])
-                if found is None:
-                    value = Stored(random.randint(1, 4), float(key[1:]), clock() + random.random())
-                    level.put(key, value)
+                value = None
+                if found is not None:
+                    created, fresh_until, expires = found.instants
+                    value = found.value
+                    # It may have left since; but no value is older than its instants.
+                    assert value is None or value[1] == key
+                    assert value is None or value[2] >= expires
+                    assert value is None or created < fresh_until <= expires
+                if value is None:
+                    now = clock()
+                    expires = now + random.random()
+                    weighing = random.randint(1, 4)
+                    level.put(key, Stored((weighing, key, expires), now - 1, expires, expires))
                 elif number % 17 == 0:
                     level.remove(key)
                 elif number % 501 == 0:
