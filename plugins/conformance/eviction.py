@@ -12,7 +12,8 @@ from plugins.contracts import EvictionPolicy, HitMode, InsertOrigin, RemoveCause
 
 __all__ = ["check_eviction_policy"]
 
-_BASE_SLOTS = ("key", "value", "expires", "weight", "was_ghost", "keep_ghost")
+_BASE_SLOTS = ("key", "value", "expires", "weight", "uses", "used", "was_ghost", "keep_ghost")
+_WITH_REF = {"flag", "stamp", "count"}
 _GHOST = float("-inf")
 _STEPS = 300
 
@@ -49,11 +50,12 @@ class _Trial:
         self._left: list[Any] = []
         self._hits: list[Any] = []
         self._now = 1000.0
+        self._stamps = 0
         self._doing = "attach"
         self._where = f"capacity {capacity}, weights {weighted}, seed {seed}"
         self._check_declaration()
         slots = dict.fromkeys(_BASE_SLOTS + policy.entry_slots)
-        if policy.hit_mode in {"flag", "count"}:
+        if policy.hit_mode in _WITH_REF:
             slots["ref"] = None
         self._entry_class: Any = type("Entry", (), {"__slots__": tuple(slots)})
         self._call(policy.attach, self)
@@ -104,13 +106,15 @@ class _Trial:
         entry: Any = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = self._entry_class()
-            entry.key, entry.was_ghost, entry.keep_ghost = key, False, False
+            entry.key, entry.was_ghost, entry.keep_ghost, entry.uses = key, False, False, 0
         elif entry.expires == _GHOST:
             entry.was_ghost = True
         else:
             self._call(self._policy.on_remove, entry, "replaced")
-        if self._policy.hit_mode in {"flag", "count"}:
-            entry.ref = 0
+        if self._policy.hit_mode in _WITH_REF:
+            entry.ref = self._stamp() if self._policy.hit_mode == "stamp" else 0
+        entry.uses //= 2
+        entry.used = self._now
         entry.value = object()
         entry.expires = self._now + self._random.choice((5.0, 50.0, 500.0))
         entry.weight = self._random.randint(1, self.capacity) if self._weighted else 1
@@ -126,8 +130,12 @@ class _Trial:
             return
         entry = self._random.choice(residents)
         self._doing += f" {entry.key}"
+        entry.uses += 1
+        entry.used = self._now
         if self._policy.hit_mode == "flag":
             entry.ref = 1
+        elif self._policy.hit_mode == "stamp":
+            entry.ref = self._stamp()
         elif self._policy.hit_mode == "count":
             entry.ref = min(entry.ref + 1, self._policy.count_cap)
         elif self._policy.hit_mode == "call":
@@ -137,6 +145,10 @@ class _Trial:
             if len(self._hits) >= 8:  # some of them have left meanwhile, as in L1
                 batch, self._hits = self._hits, []
                 self._call(self._policy.on_hits, batch, self._now)
+
+    def _stamp(self) -> int:
+        self._stamps += 1
+        return self._stamps
 
     def _remove(self, cause: RemoveCause = "explicit") -> None:
         residents = self._residents()
@@ -163,7 +175,7 @@ class _Trial:
             self._fail(f"evicted {key!r}, which is a ghost and not resident")
         if victim.keep_ghost:
             victim.keep_ghost = False
-            victim.expires, victim.value = _GHOST, None
+            victim.expires, victim.value, victim.uses = _GHOST, None, 0
         else:
             self._leave(victim)
 

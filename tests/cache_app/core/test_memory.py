@@ -10,18 +10,17 @@ from cache_app.core.memory import MemoryLevel
 from plugins.errors import PluginError
 from plugins.eviction.builtin import recserve_eviction_policies
 from plugins.eviction.fifo import FIFO
-from plugins.eviction.lfu import LFU
 from plugins.eviction.linked import LINKS
 from plugins.eviction.lru import LRU
 from plugins.eviction.sieve import SIEVE
 from tests.fakes import FakeClock
-from tests.plugins.conformance.test_eviction import Buffered, Counting
+from tests.plugins.conformance.test_eviction import Buffered, Calling, Counting
 from tests.plugins.eviction.ghost_fifo import GhostFIFO
 
 pytestmark = pytest.mark.contract("C3")
 
-BY_MODE = {"none": FIFO, "flag": SIEVE, "count": Counting, "buffer": Buffered, "call": LFU}
-EVERY = [*recserve_eviction_policies().values(), Counting, Buffered, GhostFIFO]
+MODES = {FIFO: "none", SIEVE: "flag", LRU: "stamp", Counting: "count", Buffered: "buffer"}
+EVERY = [*recserve_eviction_policies().values(), Counting, Buffered, Calling, GhostFIFO]
 
 
 @pytest.fixture
@@ -69,16 +68,36 @@ class CountingDict(dict):
         return super().__contains__(key)
 
 
-@pytest.mark.parametrize("mode", BY_MODE)
-def test_a_hit_is_one_look_up(mode, clock, monkeypatch):
+real_lock = threading.Lock
+
+
+class CountingLock:
+    def __init__(self):
+        self._lock, self.taken = real_lock(), 0
+
+    def __enter__(self):
+        self.taken += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+
+@pytest.mark.parametrize("policy", EVERY)
+def test_a_hit_is_one_look_up_and_takes_a_lock_only_if_the_policy_hears_of_each(
+    policy, clock, monkeypatch
+):
     monkeypatch.setattr(MemoryLevel, "_table", CountingDict)
-    level = MemoryLevel(BY_MODE[mode], capacity=9, clock=clock)
-    assert level._policy.hit_mode == mode
+    monkeypatch.setattr("cache_app.core.memory.threading.Lock", CountingLock)
+    level = MemoryLevel(policy, capacity=9, clock=clock)
+    assert level._policy.hit_mode == MODES.get(policy, level._policy.hit_mode)
     level.put("a", stored())
-    CountingDict.looked_up = 0
+    CountingDict.looked_up = level._lock.taken = 0
     for _ in range(200):
         assert level.get("a") is not None
     assert CountingDict.looked_up == 200
+    locks = {"call": 200, "buffer": 200 // 64}
+    assert level._lock.taken == locks.get(level._policy.hit_mode, 0)
     assert level.stats().hits == 200
 
 
