@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.db import DatabaseError
@@ -43,6 +43,7 @@ from plugins.errors import LevelUnavailable
 
 _lock = threading.Lock()
 _levels: Levels | None = None
+_in_memory: MemoryLevel | None = None
 _leases: LeaseWaits | None = None
 _closings: list[Callable[[], None]] = []
 """What frees the levels' files and connections."""
@@ -171,8 +172,32 @@ def get_generations() -> Generations:
             if _generations is None:
                 _signals = _open_signals(cache_settings())
                 _closings.append(_signals.close)
-                _generations = Generations(Invalidation.after, hint=_signals.hint)
+                _generations = Generations(_invalidations_after, hint=_signals.hint)
     return _generations
+
+
+def _invalidations_after(epoch: int) -> Sequence[tuple[int, str]]:
+    """Return the invalidations after an epoch; if they retire many keys, L1's policy hears of it.
+
+    A user's are few.
+    """
+    news = Invalidation.after(epoch)
+    if epoch and any(not scope.startswith(("u:", "mu:")) for _, scope in news):
+        on_generation(cache_settings().namespace, epoch, news[-1][0])
+    return news
+
+
+def on_generation(namespace: str, old: int, new: int) -> None:
+    """Let L1's policy age what it learned; see `EvictionPolicy.on_generation`.
+
+    Serving calls it when a version has gone live.
+    """
+    if _in_memory is None:
+        return
+    try:
+        _in_memory.on_generation(namespace, old, new)
+    except Exception:  # a plugin's; no request fails for it
+        logger.exception("The eviction policy of L1 failed to age")
 
 
 def start() -> None:
@@ -220,7 +245,7 @@ def _bus(url: str, namespace: str, heard: Callable[[int], None], *, timeout: flo
 
 def reset() -> None:
     """Forget the cache, so that the next use builds a new one (for tests)."""
-    global _levels, _leases, _generations, _signals  # noqa: PLW0603  (one cache per process)
+    global _levels, _in_memory, _leases, _generations, _signals  # noqa: PLW0603  (one cache per process)
     global _dictionaries, _next_look  # noqa: PLW0603
     with _lock:
         _bytes_levels.clear()
@@ -228,10 +253,11 @@ def reset() -> None:
         _next_look = float("-inf")
         while _closings:
             _closings.pop()()
-        _levels = _leases = _generations = _signals = None
+        _levels = _in_memory = _leases = _generations = _signals = None
 
 
 def _build() -> Levels:
+    global _in_memory  # noqa: PLW0603  (one cache per process)
     settings = cache_settings()
     policy_factory = functools.partial(
         get_registry().eviction_policies.create, settings.l1_policy, settings.l1_options
@@ -239,7 +265,7 @@ def _build() -> Levels:
     below = _levels_below(settings)
     names = ["l1", *(level.name for level in below)]
     size_of = _sizer()
-    in_memory = MemoryLevel(
+    _in_memory = in_memory = MemoryLevel(
         policy_factory,
         capacity=settings.l1_max_bytes or settings.l1_capacity,
         weigh=None

@@ -250,6 +250,9 @@ RemoveCause: TypeAlias = Literal["explicit", "expired", "invalidated", "replaced
 class Entry(Protocol):
     """What L1 keeps per key. A policy adds its own slots through ``entry_slots``.
 
+    L1 sets two of them where a policy declares them: ``ref``, see `HitMode`, and ``cost``: the
+    seconds that computing the value took, or their recent mean if that is not known.
+
     A *ghost* is an entry without a value whose ``expires`` is ``-inf``: a policy may keep one in
     the dict to recognise a key that comes back.
     """
@@ -310,6 +313,9 @@ class EvictionPolicy(Protocol):
     def evict(self, now: float) -> Entry:
         """Choose a resident, unlink it, and return it. It may be the newcomer.
 
+        While there are entries that were warmed and never asked for, L1 takes the oldest of them
+        instead, by `on_remove`.
+
         Called only while at least one entry is resident. With ``entry.keep_ghost = True`` the
         policy keeps it linked as a ghost.
         """
@@ -318,7 +324,15 @@ class EvictionPolicy(Protocol):
         """Unlink a resident that leaves for another reason than eviction."""
 
     def on_generation(self, namespace: str, old: int, new: int) -> None:
-        """A model roll-out rotates every key of the namespace: age what was learned of it."""
+        """Age what was learned: a version has gone live, or much was invalidated.
+
+        Most keys of old will not be asked for again.
+
+        Args:
+            namespace: The model's name, or the cache's namespace for an invalidation.
+            old: The epoch before; 0 for a version that has gone live.
+            new: The epoch now, or the version.
+        """
 
     def check(self) -> None:
         """Verify every internal invariant; tests call it after each step.

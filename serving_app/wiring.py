@@ -108,6 +108,12 @@ def _look_around(trainer: Trainer | None) -> Callable[[], None]:
     return look_around
 
 
+def _activated(model_name: str, version: int) -> None:
+    """Tell the cache's policy, and plugins, that a version has gone live in this process."""
+    cache_wiring.on_generation(model_name, 0, version)
+    get_registry().announce_model_activated(model_name, version)
+
+
 def _build() -> Serving:
     serving = serving_settings()
     cache = cache_settings()
@@ -134,7 +140,7 @@ def _build() -> Serving:
         ),
         sign_off=lambda: process_statistics.forget(process_name()),
         open_version=functools.partial(open_version, store=serving.model_store, registry=registry),
-        activated=registry.announce_model_activated,
+        activated=_activated,
         interval=serving.reconcile_seconds,
     )
     return Serving(live, recommender, reconciler)

@@ -81,8 +81,11 @@ class MemoryLevel:
         self._in_tier: Counter[str] = Counter()  # as of the last sweep
         self._next_sweep = float("-inf")
         self._tick = float("-inf")  # a recent instant that new entries share
+        self._warmed: dict[str, Any] = {}  # warmed and not asked for yet, the oldest first
+        self._mean_cost = 1.0
         self._policy = policy_factory()
         self._new_entry, self._marks = entry_class(self._policy, weighed=weigh is not None)
+        self._takes_cost = "cost" in self._policy.entry_slots
         self._policy.attach(self)
         made = make_get(self._policy, self._entries, clock, self._lock, self._expire)
         self.get: _Get = made.get
@@ -166,12 +169,16 @@ class MemoryLevel:
                 self._policy.on_remove(entry, "replaced")
                 self._weight -= entry.weight
                 tier = self._tier(entry, now)
+                if entry.uses:
+                    self._warmed.pop(key, None)
                 self._halve(entry)
             else:
                 self._marks.returning = entry
                 self._count_ghost(entry, -1)
             if not resident:
                 entry.used = self._recently(now)
+                if origin == "warmup":
+                    self._warmed[key] = entry
             self._fill(entry, stored, tier, weight)
             self._weight += weight
             self._insertions += 1
@@ -201,6 +208,10 @@ class MemoryLevel:
             entry.weight = weight
         if self._stamp is not None:
             entry.ref = self._stamp()
+        if self._takes_cost:
+            if stored.cost is not None:
+                self._mean_cost += (stored.cost - self._mean_cost) / 64
+            entry.cost = max(1e-6, self._mean_cost if stored.cost is None else stored.cost)
 
     def _recently(self, now: float) -> float:
         """Return an instant of the last second, which many entries share."""
@@ -216,6 +227,12 @@ class MemoryLevel:
 
     def _evict(self, newcomer: Any, now: float) -> None:
         """Take one victim out. It is a resident, or the loop of `put` would not end."""
+        unused = self._oldest_unused(newcomer)
+        if unused is not None:
+            self._policy.on_remove(unused, "explicit")
+            self._evictions += 1
+            self._forget(unused)
+            return
         victim: Any = None
         try:
             victim = self._policy.evict(now)
@@ -235,6 +252,15 @@ class MemoryLevel:
                 victim.uses = 0
                 return
         self._forget(victim)
+
+    def _oldest_unused(self, newcomer: Any) -> Any:
+        """Return the oldest entry that was warmed and that nobody has asked for, or None."""
+        while True:
+            others = (entry for entry in self._warmed.values() if entry is not newcomer)
+            oldest: Any = next(others, None)
+            if oldest is None or not oldest.uses:
+                return oldest
+            del self._warmed[oldest.key]
 
     def drop_ghost(self, entry: Entry) -> None:
         """Forget a ghost; the policy calls it, under the lock. Again does nothing."""
@@ -290,8 +316,16 @@ class MemoryLevel:
     def _empty(self, entry: Any) -> None:
         """Take the value out of an entry, then mark it as gone; see `_Entry` for the order."""
         self._hits_of_the_gone += entry.uses
+        if self._warmed:
+            self._warmed.pop(entry.key, None)
         entry.value = None
         entry.expires = GHOST
+
+    def on_generation(self, namespace: str, old: int, new: int) -> None:
+        """Let the policy age what it learned: a roll-out or an invalidation has retired keys."""
+        with self._lock:
+            self._drain()
+            self._policy.on_generation(namespace, old, new)
 
     # --- Looking at it all ---
 
@@ -377,4 +411,6 @@ class MemoryLevel:
             assert self._ghosts == len(ghosts), "ghosts are miscounted"
             assert self._ghost_weight == sum(e.weight for e in ghosts), "the ghosts' weight is off"
             assert self._ghost_weight <= self.capacity, "ghosts weigh more than the capacity"
+            warmed = self._warmed.items()
+            assert all(self._entries.get(k) is e for k, e in warmed), "a warmed entry left"
             self._policy.check()

@@ -18,7 +18,7 @@ class GDSF(BaseEvictionPolicy):
 
     Cherkasova: Improving WWW proxies performance with Greedy-Dual-Size-Frequency caching policy,
     HP Labs 1998: the priority is ``L + frequency * cost / size``, L being the last victim's. The
-    size is ``entry.weight``, the cost ``entry.cost`` where entries have one, else 1. A binary
+    size is ``entry.weight``, the cost ``entry.cost``: seconds. A binary
     heap with lazy deletion: a hit only notes the new priority, which is never lower, and the
     entry sinks when it surfaces; so a hit is O(1), and a victim O(log n) amortised.
 
@@ -29,7 +29,7 @@ class GDSF(BaseEvictionPolicy):
     """
 
     hit_mode: ClassVar[HitMode] = "buffer"
-    entry_slots: ClassVar[tuple[str, ...]] = ("frequency", "rank", "ticket")
+    entry_slots: ClassVar[tuple[str, ...]] = ("frequency", "rank", "ticket", "cost")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, int, Any]] = []  # priority, use, ticket, entry

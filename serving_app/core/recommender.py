@@ -310,7 +310,7 @@ class Recommender:
             cost = self._clock() - started
             lifetime = self._freshness.lifetime(cost, self._rng)
             try:
-                self._levels.store(key, ranking, ttl=lifetime.ttl, stale=lifetime.stale)
+                self._levels.store(key, ranking, ttl=lifetime.ttl, stale=lifetime.stale, cost=cost)
             finally:
                 self._flights.resolve((key, depth), ranking)
         finally:

@@ -45,6 +45,31 @@ def test_an_invalidation_changes_the_generation_at_once_and_moves_the_file(
     assert stat.S_IMODE((cache / "epoch").stat().st_mode) == 0o600
 
 
+@pytest.mark.contract("C3")
+def test_the_policy_of_l1_ages_when_many_keys_are_retired(
+    cache, django_capture_on_commit_callbacks, monkeypatch, caplog
+):
+    heard = []
+    wiring.get_levels()
+    wiring.get_generations().of(SCOPES)
+    monkeypatch.setattr(
+        wiring._in_memory._policy, "on_generation", lambda *args: heard.append(args)
+    )
+    with django_capture_on_commit_callbacks(execute=True):
+        invalidate(user_id="u")
+        invalidate(user_id="u", model_name="m")
+    assert heard == []
+    for scope in ({"model_name": "m"}, {"model_name": "m", "version": 1}, {}):
+        with django_capture_on_commit_callbacks(execute=True):
+            epoch = invalidate(**scope)
+        assert heard.pop() == ("recserve", epoch - 1, epoch)
+    monkeypatch.setattr(wiring._in_memory._policy, "on_generation", lambda: None)
+    with django_capture_on_commit_callbacks(execute=True):
+        epoch = invalidate()
+    assert wiring.get_generations().of(SCOPES) == str(epoch)
+    assert "The eviction policy of L1 failed to age" in caplog.text
+
+
 def test_epochs_begin_with_the_time_so_that_no_two_databases_share_one():
     begun = timezone.now() - timedelta(days=1)
     assert Epoch.objects.get().latest > begun.timestamp() * 1000

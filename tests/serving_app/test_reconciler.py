@@ -80,6 +80,15 @@ def test_a_damaged_catalogue_is_noticed_too(reconcile, store):
     assert "SHA-256 differs" in Activation.objects.get().problem
 
 
+@pytest.mark.contract("C3")
+def test_the_cache_ages_when_a_version_goes_live(reconcile, store, monkeypatch):
+    heard = []
+    monkeypatch.setattr(wiring.cache_wiring, "on_generation", lambda *args: heard.append(args))
+    registration.promote(make(store, 1))
+    reconcile()
+    assert heard == [("default", 0, 1)]
+
+
 def test_a_deleted_model_leaves(reconcile, store):
     version = make(store, 1)
     registration.promote(version)

@@ -220,6 +220,26 @@ def test_warmed_entries_are_not_refused_and_leave_first_while_unused():
     assert residents(level, "used") == before
 
 
+def test_the_keys_of_a_new_version_are_not_locked_out_by_those_of_the_old_one():
+    kept = []
+    for told in (False, True):
+        level = MemoryLevel(WTinyLFU, capacity=50, rng=Random(0))
+        fill(level, "old", 50)
+        for _ in range(14):
+            for number in range(50):
+                level.get(f"old{number}")
+        if told:
+            for _ in range(2):  # the version goes live, and its keys are invalidated
+                level.on_generation("default", 0, 2)
+        for _ in range(6):
+            for number in range(50):
+                if level.get(f"new{number}") is None:
+                    level.put(f"new{number}", Stored(1, 0.0, math.inf))
+        level.check()
+        kept.append(len(residents(level, "new")))
+    assert kept[1] > 2 * kept[0]
+
+
 def test_a_warmed_entry_that_was_used_stays_like_any_other():
     level = MemoryLevel(WTinyLFU, capacity=50, rng=Random(0))
     fill(level, "warm", 50, "warmup")

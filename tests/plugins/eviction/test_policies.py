@@ -33,6 +33,7 @@ class Reference:
         self.capacity, self.clock = capacity, clock
         self.expires, self.weight = {}, {}
         self.order = []  # the newest last
+        self.warmed = []  # and not asked for yet
 
     def get(self, key):
         if key not in self.expires:
@@ -40,6 +41,8 @@ class Reference:
         if self.expires[key] <= self.clock():
             self.drop(key)
             return False
+        if key in self.warmed:
+            self.warmed.remove(key)
         self.hit(key)
         return True
 
@@ -49,15 +52,22 @@ class Reference:
     def drop(self, key):
         self.order.remove(key)
         del self.expires[key], self.weight[key]
+        if key in self.warmed:
+            self.warmed.remove(key)
 
-    def put(self, key, expires, weight):
+    def put(self, key, expires, weight, origin="miss"):
+        warmed = [*self.warmed, key] if origin == "warmup" and key not in self.expires else None
         if key in self.expires:
+            warmed = list(self.warmed)  # it keeps its place
             self.leave_for_overwriting(key)
         if weight > self.capacity or expires <= self.clock():
             return
         while sum(self.weight.values()) + weight > self.capacity:
-            self.drop(self.victim())
+            others = [other for other in self.warmed if other != key]
+            self.drop(others[0] if others else self.victim())
         self.enter(key, expires, weight)
+        if warmed is not None:
+            self.warmed = [each for each in warmed if each in self.expires]
 
     def leave_for_overwriting(self, key):
         self.drop(key)
@@ -103,14 +113,20 @@ class LFUReference(LRUReference):
 
 
 class TTLReference(Reference):
-    def put(self, key, expires, weight):
+    def put(self, key, expires, weight, origin="miss"):
+        warmed = [*self.warmed, key] if origin == "warmup" and key not in self.expires else None
         if key in self.expires:
+            warmed = list(self.warmed)
             self.drop(key)
         if weight > self.capacity or expires <= self.clock():
             return
         self.enter(key, expires, weight)  # the newcomer may be the victim
+        if warmed is not None:
+            self.warmed = warmed
         while sum(self.weight.values()) > self.capacity:
-            self.drop(min(self.order, key=lambda key: (self.expires[key], self.order.index(key))))
+            others = [other for other in self.warmed if other != key]
+            soonest = min(self.order, key=lambda key: (self.expires[key], self.order.index(key)))
+            self.drop(others[0] if others else soonest)
 
 
 class SIEVEReference(Reference):
@@ -175,12 +191,12 @@ class GhostReference(Reference):
             if key in queue:
                 queue.remove(key)
 
-    def put(self, key, expires, weight):
+    def put(self, key, expires, weight, origin="miss"):
         self.kept = None
         self.returned = key in self.ghosts
         if self.returned and weight <= self.capacity and expires > self.clock():
             del self.ghosts[key]
-        super().put(key, expires, weight)
+        super().put(key, expires, weight, origin)
 
     def leave_for_overwriting(self, key):
         self.kept = self.main if key in self.main else self.arrived
@@ -288,7 +304,7 @@ class AnyReference(Reference):
 
     level: MemoryLevel
 
-    def put(self, key, expires, weight):
+    def put(self, key, expires, weight, origin="miss"):
         if key in self.expires:
             self.drop(key)
         if weight > self.capacity or expires <= self.clock():
@@ -332,7 +348,7 @@ class PolicyMachine(RuleBasedStateMachine):
     def put(self, key, ttl, weight, origin):
         now = self.clock()
         self.level.put(key, Stored(weight, now, now + ttl), origin)
-        self.reference.put(key, now + ttl, weight if self.weighted else 1)
+        self.reference.put(key, now + ttl, weight if self.weighted else 1, origin)
 
     @rule(key=st.sampled_from(KEYS))
     def get(self, key):
@@ -483,17 +499,42 @@ def test_the_counts_of_s3fifo_and_gdsf_are_halved_by_a_roll_out():
 
 
 def test_gdsf_keeps_what_is_small_or_dear():
-    class Dear(GDSF):
-        entry_slots = (*GDSF.entry_slots, "cost")
-
-        def on_insert(self, entry, now, origin):
-            entry.cost = 10.0 if entry.key == "dear" else 1.0
-            super().on_insert(entry, now, origin)
-
-    level = MemoryLevel(Dear, capacity=10, weigh=lambda weight: weight)
-    for key, weight in (("dear", 5), ("large", 4), ("small", 1), ("new", 4)):
-        level.put(key, Stored(weight, 0.0, math.inf))
+    level = MemoryLevel(GDSF, capacity=10, weigh=lambda weight: weight)
+    for key, weight, cost in (("dear", 5, 0.5), ("large", 4, 0.1), ("small", 1, 0.1)):
+        level.put(key, Stored(weight, 0.0, math.inf, math.inf, cost))
+    level.put("new", Stored(4, 0.0, math.inf, math.inf, 0.1))
     assert residents(level) == {"dear", "small", "new"}
+
+
+def test_a_cost_that_nobody_knows_is_the_mean_of_those_that_are_known():
+    level = MemoryLevel(GDSF, capacity=1000)
+    for number in range(600):
+        level.put(f"k{number}", Stored(1, 0.0, math.inf, math.inf, 0.02))
+    level.put("promoted", Stored(1, 0.0, math.inf), "promotion")
+    assert level._entries["promoted"].cost == pytest.approx(0.02, rel=0.01)
+    assert level._entries["k0"].cost == 0.02
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_what_was_warmed_and_not_asked_for_leaves_first(name):
+    level = MemoryLevel(POLICIES[name], capacity=6, rng=Random(0), clock=FakeClock())
+
+    def put(key, origin="miss"):
+        level.put(key, Stored(1, 0.0, math.inf), origin)
+        level.check()
+
+    put("asked for")
+    for number in range(4):
+        put(f"warm{number}", "warmup")
+    put("also asked for")
+    level.get("warm2")
+    put("new")
+    assert residents(level) == {"asked for", "also asked for", "new", "warm1", "warm2", "warm3"}
+    put("warm2", "warmup")  # renewed: it was used, although its hits are halved to none
+    for number in range(2):
+        put(f"new{number}")
+    assert {"asked for", "also asked for", "new", "warm2"} <= residents(level)
+    assert not {"warm1", "warm3"} & residents(level)
 
 
 @pytest.mark.parametrize("name", ["clock", "s3fifo"])
