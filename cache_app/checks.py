@@ -19,14 +19,17 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="cache_app.E001")]
     try:
-        get_registry().eviction_policies.check_options(cache.l1_policy, cache.l1_options)
+        registry = get_registry()
+        registry.eviction_policies.check_options(cache.l1_policy, cache.l1_options)
+        for name, options in cache.l1_admission:
+            registry.admission_filters.check_options(name, options)
     except ImproperlyConfigured:
         return []  # the settings of plugins are wrong: their own check says so
     except PluginError as error:
         return [
             checks.Error(
                 str(error),
-                hint='Correct RECSERVE["CACHE"]["L1"]: POLICY or OPTIONS.',
+                hint='Correct RECSERVE["CACHE"]["L1"]: POLICY, OPTIONS or ADMISSION.',
                 id="cache_app.E002",
             )
         ]

@@ -131,6 +131,8 @@ class CacheSettings:
     """``L1.POLICY``: the eviction policy, by its plugin's name."""
     l1_options: Mapping[str, Any] = field(default_factory=dict)
     """``L1.OPTIONS``: options of the policy."""
+    l1_admission: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    """``L1.ADMISSION``: admission filters, by their plugins' names, with their options."""
     l2: EmbeddedSettings | RedisSettings | None = None
     """``L2``: the level below L1, of ``BACKEND`` ``embedded`` or ``redis``; None: there is none."""
     l3: SentinelSettings | ClusterSettings | RingSettings | None = None
@@ -210,7 +212,7 @@ def cache_settings() -> CacheSettings:
 
 
 def _l1(given: Any, where: str) -> dict[str, Any]:
-    _section(given, where, ("CAPACITY", "MAX_BYTES", "POLICY", "OPTIONS"))
+    _section(given, where, ("CAPACITY", "MAX_BYTES", "POLICY", "OPTIONS", "ADMISSION"))
     values: dict[str, Any] = {}
     if "CAPACITY" in given:
         values["l1_capacity"] = _count(given["CAPACITY"], f'{where}["CAPACITY"]')
@@ -224,7 +226,25 @@ def _l1(given: Any, where: str) -> dict[str, Any]:
         values["l1_policy"] = _text(given["POLICY"], f'{where}["POLICY"]')
     if "OPTIONS" in given:
         values["l1_options"] = dict(_mapping(given["OPTIONS"], f'{where}["OPTIONS"]'))
+    if "ADMISSION" in given:
+        values["l1_admission"] = _filters(given["ADMISSION"], f'{where}["ADMISSION"]')
     return values
+
+
+def _filters(given: Any, where: str) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Return names with options, of a list of names, or of dicts of name and options."""
+    if not isinstance(given, list | tuple):
+        raise ImproperlyConfigured(f"{where} must be a list, not {given!r}.")
+    filters = []
+    for number, each in enumerate(given, 1):
+        place = f"{where}, number {number}"
+        one = {"NAME": each} if isinstance(each, str) else _section(each, place, _FILTER)
+        name = _text(one.get("NAME"), f'{place}["NAME"]')
+        filters.append((name, dict(_mapping(one.get("OPTIONS", {}), f'{place}["OPTIONS"]'))))
+    return tuple(filters)
+
+
+_FILTER = ("NAME", "OPTIONS")
 
 
 _LEVELS = ("l1", "l2", "l3")

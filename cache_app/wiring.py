@@ -272,6 +272,10 @@ def _build() -> Levels:
         if settings.l1_max_bytes is None
         else lambda value: size_of(value) + _ENTRY_BYTES,
         tiers=settings.tiers,
+        admission=lambda: [
+            get_registry().admission_filters.create(name, options)
+            for name, options in settings.l1_admission
+        ],
         keeps=[tier for tier in TIERS if "l1" in settings.tiers.held_by(tier, names)],
         size_of=size_of,
     )

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "AdmissionFilter",
+    "Candidate",
     "Entry",
     "EvictionPolicy",
     "Executor",
@@ -241,7 +243,11 @@ some may be lost.
 """
 
 InsertOrigin: TypeAlias = Literal["miss", "warmup", "promotion", "replica", "restore"]
-"""Why an entry is stored: computed for a caller, warmed, copied up from a lower level, …"""
+"""Why an entry is stored: computed for a caller, warmed, copied up from a lower level, …
+
+``restore``: it was just chosen as a victim, but an admission filter preferred it to the newcomer.
+Its slots are as `EvictionPolicy.evict` left them, and it should go where it was.
+"""
 
 RemoveCause: TypeAlias = Literal["explicit", "expired", "invalidated", "replaced"]
 """Why an entry leaves other than by eviction."""
@@ -339,4 +345,52 @@ class EvictionPolicy(Protocol):
 
         Raises:
             AssertionError: Something is linked twice, not at all, or miscounted.
+        """
+
+
+# --- Admission --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What asks to be stored in L1."""
+
+    key: str
+    weight: int
+    """What it would count against the capacity."""
+    size: int | None
+    """What the value takes encoded, in bytes; None: no filter needs it, or it is not known."""
+    cost: float | None
+    """Seconds that computing the value took; None: not known."""
+    origin: InsertOrigin
+    resident: bool
+    """Whether the key is in L1 already, and only its value is new."""
+
+
+class AdmissionFilter(Protocol):
+    """Says what is worth a place in L1. It runs under L1's lock, at each store, never on a hit.
+
+    Several are asked in order, and each must agree. What was warmed must not be refused for
+    being unknown. `BaseAdmissionFilter` in `plugins.admission.base` admits everything.
+    """
+
+    needs_size: ClassVar[bool]
+
+    def attach(self, host: PolicyHost) -> None:
+        """Remember the host; called once, before anything else."""
+
+    def admit(self, candidate: Candidate, now: float) -> bool:
+        """Return whether the candidate may be stored at all."""
+
+    def prefers(self, candidate: Candidate, victim: Entry, now: float) -> bool:
+        """Return whether the candidate may take the place of the policy's victim."""
+
+    def on_generation(self, namespace: str, old: int, new: int) -> None:
+        """Age what was learned; see `EvictionPolicy.on_generation`."""
+
+    def check(self) -> None:
+        """Verify every internal invariant; tests call it after each step.
+
+        Raises:
+            AssertionError: Something is wrong.
         """

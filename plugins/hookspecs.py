@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import pluggy
 
 from plugins.contracts import (
+    AdmissionFilter,
     EvictionPolicy,
     Executor,
     FeatureSource,
@@ -31,6 +32,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def recserve_eviction_policies() -> Mapping[str, Callable[..., EvictionPolicy]]:  # type: ignore[empty-body]
     """Return eviction policies of the memory level by name."""
+
+
+@hookspec
+def recserve_admission_filters() -> Mapping[str, Callable[..., AdmissionFilter]]:  # type: ignore[empty-body]
+    """Return admission filters of the memory level by name."""
 
 
 @hookspec

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 BUILTIN: tuple[tuple[str, str], ...] = (
     ("builtin_eviction", "plugins.eviction.builtin"),
+    ("builtin_admission", "plugins.admission.builtin"),
     ("builtin_frameworks", "plugins.frameworks.builtin"),
     ("builtin_executors", "plugins.executors.builtin"),
     ("builtin_features", "plugins.features.builtin"),

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from plugins.contracts import (
+    AdmissionFilter,
     EvictionPolicy,
     Executor,
     FeatureSource,
@@ -63,6 +64,7 @@ class Kind:
 
 KINDS = (
     Kind("eviction policy", "eviction_policies", EvictionPolicy),
+    Kind("admission filter", "admission_filters", AdmissionFilter),
     Kind("framework", "frameworks", Framework),
     Kind("executor", "executors", Executor),
     Kind("feature source", "feature_sources", FeatureSource),
@@ -289,6 +291,10 @@ class PluginRegistry:
 
     eviction_policies: Registry[EvictionPolicy] = field(default_factory=_empty("eviction_policies"))
     """Eviction policies of the memory level."""
+    admission_filters: Registry[AdmissionFilter] = field(
+        default_factory=_empty("admission_filters")
+    )
+    """Admission filters of the memory level."""
     frameworks: Registry[Framework] = field(default_factory=_empty("frameworks"))
     """Model frameworks."""
     executors: Registry[Executor] = field(default_factory=_empty("executors"))

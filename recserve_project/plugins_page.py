@@ -19,6 +19,7 @@ PERMISSION = "serving_app.operate"
 
 KINDS = {
     "eviction_policies": gettext_lazy("Eviction policies"),
+    "admission_filters": gettext_lazy("Admission filters"),
     "frameworks": gettext_lazy("Frameworks"),
     "executors": gettext_lazy("Executors"),
     "feature_sources": gettext_lazy("Feature sources"),

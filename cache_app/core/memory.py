@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Any, ClassVar, TypeAlias
 
@@ -13,7 +13,14 @@ from cache_app.core.entries import GHOST, EntryDetails, entry_class, life_of, ro
 from cache_app.core.hit_modes import make_get
 from cache_app.core.levels import LevelStats, Stored
 from cache_app.core.tiers import TIERS, Tier, Tiers
-from plugins.contracts import Entry, EvictionPolicy, InsertOrigin, RemoveCause
+from plugins.contracts import (
+    AdmissionFilter,
+    Candidate,
+    Entry,
+    EvictionPolicy,
+    InsertOrigin,
+    RemoveCause,
+)
 from plugins.errors import PluginError
 
 __all__ = ["MemoryLevel"]
@@ -44,6 +51,7 @@ class MemoryLevel:
         rng: The policy's randomness.
         weigh: Returns the weight of a value (1 at least); None: every entry weighs 1.
         tiers: The rules by which entries are hot, warm or cold.
+        admission: Returns the filters of what is stored; called once.
         keeps: The tiers that stay here; a sweep takes out what has come to be of another one.
         size_of: Returns what a value takes encoded, in bytes, for `describe`; None: not known.
     """
@@ -60,6 +68,7 @@ class MemoryLevel:
         rng: Random | None = None,
         weigh: Callable[[Any], int] | None = None,
         tiers: Tiers | None = None,
+        admission: Callable[[], Sequence[AdmissionFilter]] = tuple,
         keeps: Collection[Tier] = TIERS,
         size_of: Callable[[Any], int] | None = None,
     ) -> None:
@@ -87,6 +96,10 @@ class MemoryLevel:
         self._new_entry, self._marks = entry_class(self._policy, weighed=weigh is not None)
         self._takes_cost = "cost" in self._policy.entry_slots
         self._policy.attach(self)
+        self._filters = admission()
+        self._sized = any(each.needs_size for each in self._filters)
+        for each in self._filters:
+            each.attach(self)
         made = make_get(self._policy, self._entries, clock, self._lock, self._expire)
         self.get: _Get = made.get
         """Returns the entry under a key, or None for a miss. Made for the hit mode.
@@ -161,6 +174,12 @@ class MemoryLevel:
                 if resident:
                     self._leave(entry, "invalidated")
                 return
+            candidate = self._candidate(key, stored, weight, origin, resident=resident)
+            if candidate is not None and not self._admits(candidate, now):
+                self._rejected += 1
+                if resident:
+                    self._leave(entry, "invalidated")
+                return
             new = entry is None
             tier: Tier = "warm"
             if new:
@@ -187,7 +206,24 @@ class MemoryLevel:
             if new:
                 self._entries[key] = entry
             while self._weight > self.capacity:
-                self._evict(entry, now)
+                self._evict(entry, now, candidate)
+
+    def _candidate(
+        self, key: str, stored: Stored, weight: int, origin: InsertOrigin, *, resident: bool
+    ) -> Candidate | None:
+        """Return what the filters are asked about; None: there are none."""
+        if not self._filters:
+            return None
+        size = self._size_of(stored.value) if self._sized and self._size_of else None
+        return Candidate(key, weight, size, stored.cost, origin, resident)
+
+    def _admits(self, candidate: Candidate, now: float) -> bool:
+        return all(each.admit(candidate, now) for each in self._filters)
+
+    def _prefers(self, candidate: Candidate | None, victim: Any, now: float) -> bool:
+        return candidate is None or all(
+            each.prefers(candidate, victim, now) for each in self._filters
+        )
 
     def _fill(self, entry: Any, stored: Stored, tier: Tier, weight: int) -> None:
         """Give an entry a value.
@@ -225,7 +261,7 @@ class MemoryLevel:
         entry.uses = uses // 2
         self._hits_of_the_gone += uses - uses // 2
 
-    def _evict(self, newcomer: Any, now: float) -> None:
+    def _evict(self, newcomer: Any, now: float, candidate: Candidate | None) -> None:
         """Take one victim out. It is a resident, or the loop of `put` would not end."""
         unused = self._oldest_unused(newcomer)
         if unused is not None:
@@ -242,6 +278,9 @@ class MemoryLevel:
         except Exception as error:
             self._forget(newcomer)  # the policy is beyond trust, but the capacity holds
             raise PluginError(f"{type(self._policy).__name__} cannot evict: {error}") from error
+        if victim is not newcomer and not self._prefers(candidate, victim, now):
+            self._put_back(victim, newcomer, now)
+            return
         self._evictions += 1
         if victim.keep_ghost:
             victim.keep_ghost = False
@@ -252,6 +291,18 @@ class MemoryLevel:
                 victim.uses = 0
                 return
         self._forget(victim)
+
+    def _put_back(self, victim: Any, newcomer: Any, now: float) -> None:
+        """Refuse a newcomer after all, and let its victim stay."""
+        self._policy.on_remove(newcomer, "explicit")
+        self._forget(newcomer)
+        self._insertions -= 1
+        self._rejected += 1
+        if victim.keep_ghost:
+            victim.keep_ghost = False
+            self._marks.returning = victim  # the policy has it among its ghosts
+        self._policy.on_insert(victim, now, "restore")
+        self._marks.returning = None
 
     def _oldest_unused(self, newcomer: Any) -> Any:
         """Return the oldest entry that was warmed and that nobody has asked for, or None."""
@@ -326,6 +377,8 @@ class MemoryLevel:
         with self._lock:
             self._drain()
             self._policy.on_generation(namespace, old, new)
+            for each in self._filters:
+                each.on_generation(namespace, old, new)
 
     # --- Looking at it all ---
 
@@ -414,3 +467,5 @@ class MemoryLevel:
             warmed = self._warmed.items()
             assert all(self._entries.get(k) is e for k, e in warmed), "a warmed entry left"
             self._policy.check()
+            for each in self._filters:
+                each.check()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from plugins.conformance.admission import check_admission_filter
 from plugins.conformance.eviction import check_eviction_policy
 from plugins.conformance.executor import check_executor
 from plugins.conformance.feature_source import check_feature_source
 from plugins.conformance.framework import check_framework
 
 __all__ = [
+    "check_admission_filter",
     "check_eviction_policy",
     "check_executor",
     "check_feature_source",

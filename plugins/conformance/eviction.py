@@ -16,6 +16,8 @@ _BASE_SLOTS = ("key", "value", "expires", "weight", "uses", "used", "was_ghost",
 _WITH_REF = {"flag", "stamp", "count"}
 _GHOST = float("-inf")
 _STEPS = 300
+_REFUSED = 0.1
+"""Share of victims that are put back, as an admission filter would."""
 
 
 def check_eviction_policy(factory: Callable[[], EvictionPolicy]) -> None:
@@ -118,11 +120,11 @@ class _Trial:
         entry.value = object()
         entry.expires = self._now + self._random.choice((5.0, 50.0, 500.0))
         entry.weight = self._random.randint(1, self.capacity) if self._weighted else 1
-        origin = self._random.choice(get_args(InsertOrigin))
+        origin = self._random.choice([o for o in get_args(InsertOrigin) if o != "restore"])
         self._call(self._policy.on_insert, entry, self._now, origin)
         entry.was_ghost = False
         while sum(each.weight for each in self._residents()) > self.capacity:
-            self._evict()
+            self._evict(newcomer=entry)
 
     def _hit(self) -> None:
         residents = self._residents()
@@ -162,7 +164,7 @@ class _Trial:
     def _expire(self) -> None:
         self._remove("expired")
 
-    def _evict(self) -> None:
+    def _evict(self, newcomer: Any = None) -> None:
         if not self._residents():
             return
         victim = self._call(self._policy.evict, self._now)
@@ -173,7 +175,14 @@ class _Trial:
             self._fail(f"evicted {key!r}, an entry that had left already{self._still_in()}")
         if victim.expires == _GHOST:
             self._fail(f"evicted {key!r}, which is a ghost and not resident")
-        if victim.keep_ghost:
+        refused = newcomer is not None and self._random.random() < _REFUSED
+        if refused and victim is not newcomer:
+            self._call(self._policy.on_remove, newcomer, "explicit")
+            self._leave(newcomer)
+            victim.was_ghost, victim.keep_ghost = victim.keep_ghost, False
+            self._call(self._policy.on_insert, victim, self._now, "restore")
+            victim.was_ghost = False
+        elif victim.keep_ghost:
             victim.keep_ghost = False
             victim.expires, victim.value, victim.uses = _GHOST, None, 0
         else:

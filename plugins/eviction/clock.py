@@ -28,7 +28,10 @@ class CLOCK(BaseEvictionPolicy):
     def on_insert(self, entry: Entry, now: float, origin: InsertOrigin) -> None:
         """Link the entry in front, unused."""
         entry.ref = 0  # type: ignore[attr-defined]  # the slot is declared above
-        self._queue.push(entry)
+        if origin == "restore":
+            self._queue.insert_after(self._queue.root.prev, entry)
+        else:
+            self._queue.push(entry)
 
     def evict(self, now: float) -> Entry:
         """Return the first entry from the back that was not used since it was last passed."""

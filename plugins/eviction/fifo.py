@@ -20,7 +20,10 @@ class FIFO(BaseEvictionPolicy):
 
     def on_insert(self, entry: Entry, now: float, origin: InsertOrigin) -> None:
         """Link the entry as the last; an overwritten one too, as its value is new."""
-        self._stored.push(entry)
+        if origin == "restore":
+            self._stored.insert_after(self._stored.root.prev, entry)
+        else:
+            self._stored.push(entry)
 
     def evict(self, now: float) -> Entry:
         """Return the entry that was stored first."""

@@ -42,11 +42,14 @@ class GDSF(BaseEvictionPolicy):
     def on_insert(self, entry: Any, now: float, origin: InsertOrigin) -> None:
         """Link the entry as used once; an overwritten one as often as before."""
         self._settle()
-        frequency, self._overwritten = self._overwritten, None
-        entry.frequency = 1 if frequency is None else frequency
         self._tickets += 1
         entry.ticket = self._tickets
         self._linked += 1
+        if origin == "restore":
+            heapq.heappush(self._heap, (*entry.rank, entry.ticket, entry))
+            return
+        frequency, self._overwritten = self._overwritten, None
+        entry.frequency = 1 if frequency is None else frequency
         self._newcomer = entry
 
     def _settle(self) -> None:

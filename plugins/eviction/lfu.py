@@ -38,6 +38,9 @@ class LFU(BaseEvictionPolicy):
 
     def on_insert(self, entry: Any, now: float, origin: InsertOrigin) -> None:
         """Link the entry as used once; an overwritten one as often as before."""
+        if origin == "restore":
+            self._queue.put_back(entry)
+            return
         self._newcomer = entry
         count, self._overwritten = self._overwritten, None
         entry.base = (1 if count is None else count) - entry.uses

@@ -23,6 +23,8 @@ class LRU(BaseEvictionPolicy):
         """Link the entry; one that is overwritten has its place, and a new stamp."""
         if entry is self._overwritten:
             self._overwritten = None
+        elif origin == "restore":
+            self._used.put_back(entry)
         else:
             self._used.push(entry)
 

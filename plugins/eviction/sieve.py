@@ -28,7 +28,11 @@ class SIEVE(BaseEvictionPolicy):
     def on_insert(self, entry: Entry, now: float, origin: InsertOrigin) -> None:
         """Link the entry in front, unused."""
         entry.ref = 0  # type: ignore[attr-defined]  # the slot is declared above
-        self._queue.push(entry)
+        if origin == "restore":  # where it was: the hand had just passed it
+            self._queue.insert_after(self._hand or self._queue.root, entry)
+            self._hand = entry
+        else:
+            self._queue.push(entry)
 
     def evict(self, now: float) -> Entry:
         """Return the first entry from the hand towards the front that was not used."""

@@ -52,8 +52,8 @@ class FrequencySketch:
             3 * width + ((spots + 3 * stride) & mask),
         )
 
-    def add(self, spots: Spots) -> None:
-        """Count one use."""
+    def add(self, spots: Spots) -> bool:
+        """Count one use; return whether all counts were halved after it."""
         counts = self._counts
         a, b, c, d = self._places(spots)
         lowest = min(counts[a], counts[b], counts[c], counts[d])
@@ -62,8 +62,10 @@ class FrequencySketch:
                 if counts[place] == lowest:
                     counts[place] += 1
         self._uses += 1
-        if self._uses >= 10 * self.keys:
-            self.halve()
+        if self._uses < 10 * self.keys:
+            return False
+        self.halve()
+        return True
 
     def frequency(self, spots: Spots) -> int:
         """Return how often a key was used lately, or more; at most 15."""

@@ -100,6 +100,16 @@ class StampQueue:
                 return entry
             self._place(entry)
 
+    def put_back(self, entry: Any) -> None:
+        """Put the entry that `pop` returned last in again, as the lowest."""
+        self._size += 1
+        rank, stamp = self._rank(entry), entry.ref
+        if (rank, stamp >> _SHIFT) == self._front_key:
+            self._front.append((rank, stamp, entry))
+            self._placed += 1
+        else:
+            self._place(entry)  # another thread has used it meanwhile
+
     def _load(self) -> None:
         """Make the lowest bucket the front one; move on what was used since it was put there."""
         if self._front:

@@ -32,9 +32,10 @@ class TTLFirst(BaseEvictionPolicy):
     def on_insert(self, entry: Entry, now: float, origin: InsertOrigin) -> None:
         """Push the entry under its expiry."""
         self._tickets += 1
-        entry.ticket = self._tickets  # type: ignore[attr-defined]  # the slot is declared above
+        ticket = -self._tickets if origin == "restore" else self._tickets  # the first of equals
+        entry.ticket = ticket  # type: ignore[attr-defined]  # the slot is declared above
         self._linked += 1
-        heapq.heappush(self._heap, (entry.expires, self._tickets, entry))
+        heapq.heappush(self._heap, (entry.expires, ticket, entry))
 
     def evict(self, now: float) -> Entry:
         """Return the entry that expires first."""

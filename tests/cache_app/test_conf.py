@@ -417,6 +417,55 @@ def test_the_tiers_are_configured(settings):
     )
 
 
+@pytest.mark.contract("C3")
+def test_admission_filters_are_configured(settings):
+    given = ["doorkeeper", {"NAME": "size_limit", "OPTIONS": {"max_bytes": 60}}]
+    settings.RECSERVE = {"CACHE": {"L1": {"ADMISSION": given}}}
+    assert cache_settings().l1_admission == (
+        ("doorkeeper", {}),
+        ("size_limit", {"max_bytes": 60}),
+    )
+    assert check_settings() == []
+    wiring.reset()
+    try:
+        levels = wiring.get_levels()
+        long = Ranking(tuple(f"item-{n}" for n in range(50)), (1.0,) * 50, True)
+        for name, ranking in (("short", Ranking(("x",), (1.0,), True)), ("long", long)):
+            for _ in range(3):
+                levels.store(name, ranking, ttl=60)
+        assert levels.find("short").level == "l1"
+        assert levels.find("long") is None
+        assert levels.stats()["l1"].rejected == 1 + 3
+    finally:
+        wiring.reset()
+
+
+@pytest.mark.contract("C3")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("doorkeeper", "ADMISSION.* must be a list"),
+        ([3], "number 1 must be a dict"),
+        ([{"OPTIONS": {}}], "number 1.*NAME.* must be a text"),
+        (["doorkeeper", {"NAME": "x", "OPTS": 1}], "number 2 has no key 'OPTS'"),
+        ([{"NAME": "doorkeeper", "OPTIONS": 3}], "OPTIONS.* must be a dict"),
+    ],
+)
+def test_wrong_admission_filters_are_refused(settings, given, message):
+    settings.RECSERVE = {"CACHE": {"L1": {"ADMISSION": given}}}
+    with pytest.raises(ImproperlyConfigured, match=message):
+        cache_settings()
+
+
+@pytest.mark.contract("C3")
+@pytest.mark.parametrize("given", ["dorkeeper", {"NAME": "doorkeeper", "OPTIONS": {"ask": 2}}])
+def test_an_unknown_admission_filter_or_option_is_told(settings, given):
+    settings.RECSERVE = {"CACHE": {"L1": {"ADMISSION": [given]}}}
+    (error,) = check_settings()
+    assert "Did you mean" in error.msg
+    assert error.id == "cache_app.E002"
+
+
 REDIS = {"BACKEND": "redis", "URL": "redis://127.0.0.1:6379/0"}
 
 

@@ -243,8 +243,13 @@ class S3FIFOReference(GhostReference):
     def hit(self, key):
         self.count[key] = min(3, self.count[key] + 1)
 
+    def put(self, key, expires, weight, origin="miss"):
+        others = sum(each for other, each in self.weight.items() if other != key)
+        self.full = others + weight > self.capacity
+        super().put(key, expires, weight, origin)
+
     def enter(self, key, expires, weight):
-        if self.filling and self.weigh(self.arrived) >= int(0.1 * self.capacity):
+        if self.filling and not self.full and self.weigh(self.arrived) >= int(0.1 * self.capacity):
             self.returned = True
         super().enter(key, expires, weight)
         if self.kept is None:

@@ -1,0 +1,1 @@
+"""The built-in admission filters, one per module."""
