@@ -24,7 +24,8 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
-from cache_app.core.breaker import Breaker, PartlyUnavailable
+from cache_app.core.breaker import Breaker, PartlyUnavailable, PoolExhausted
+from cache_app.core.merged_reads import MergedReads
 from cache_app.redis_servers import (
     AWAY,
     ERRORS,
@@ -52,12 +53,19 @@ _REFRESH = 0.25
 
 
 class _ClusterNode:
-    """A node of a cluster: its connections, and its breaker."""
+    """A node of a cluster: its connections, its breaker, and the look-ups of its keys."""
 
-    def __init__(self, address: Address, client: redis.Redis, breaker: Breaker) -> None:
+    def __init__(
+        self,
+        address: Address,
+        client: redis.Redis,
+        breaker: Breaker,
+        read: Callable[[_ClusterNode, Sequence[bytes]], Sequence[Any]],
+    ) -> None:
         self.address = address
         self.client = client
         self.breaker = breaker
+        self.reads = MergedReads(lambda keys: read(self, keys))
 
 
 class ClusterNodes(Forkable):
@@ -97,13 +105,35 @@ class ClusterNodes(Forkable):
         """The node of each slot; empty before the first reading."""
         self._not_before = float("-inf")
 
+    def get(self, key: bytes) -> Any:
+        """Return a key's value; together with others that its node is asked for meanwhile."""
+        try:
+            answer = self._node_of(key).reads.get(key)
+        except ERRORS as error:
+            fail(self._name, error)
+        if isinstance(answer, MovedError | AskError):
+            return self.ask(key, "GET", key)
+        if isinstance(answer, ResponseError):
+            fail(self._name, answer)
+        return answer
+
+    def _read_keys(self, node: _ClusterNode, keys: Sequence[bytes]) -> Sequence[Any]:
+        """Return the values of keys of one node, or the errors that it answered in their place."""
+
+        def work(client: redis.Redis) -> list[Any]:
+            # One by one: MGET takes the keys of one slot.
+            answers = together(client, [("GET", key) for key in keys], errors_as_answers=True)
+            for answer in answers:
+                if isinstance(answer, AWAY):
+                    raise answer
+            return answers
+
+        return self._run(node, work)
+
     def ask(self, key: bytes, *command: Any) -> Any:
         """Return the answer of the node that has the key."""
         try:
-            node = (self._table or self._read_first())[key_slot(key)]
-            if node is None:
-                self._read_soon()
-                raise PartlyUnavailable(f"{self._name}: no node has the key's slot.")
+            node = self._node_of(key)
             try:
                 return self._run(node, lambda client: execute(client, command))
             except MovedError as error:  # the slot has another owner for good
@@ -116,6 +146,13 @@ class ClusterNodes(Forkable):
                 return self._run(owner, lambda client: together(client, asking)[-1])
         except ERRORS as error:
             fail(self._name, error)
+
+    def _node_of(self, key: bytes) -> _ClusterNode:
+        node = (self._table or self._read_first())[key_slot(key)]
+        if node is None:
+            self._read_soon()
+            raise PartlyUnavailable(f"{self._name}: no node has the key's slot.")
+        return node
 
     def masters(self) -> Sequence[Server]:
         """Return the nodes that have slots."""
@@ -149,6 +186,9 @@ class ClusterNodes(Forkable):
         except ResponseError:  # it answered
             node.breaker.succeeded()
             raise
+        except PoolExhausted:
+            node.breaker.abandoned()
+            raise
         except BaseException:
             node.breaker.failed()
             raise
@@ -159,7 +199,10 @@ class ClusterNodes(Forkable):
         with self._lock:
             if address not in self._nodes:
                 self._nodes[address] = _ClusterNode(
-                    address, connect(address, self._options), Breaker(clock=self._clock)
+                    address,
+                    connect(address, self._options),
+                    Breaker(clock=self._clock),
+                    self._read_keys,
                 )
             return self._nodes[address]
 

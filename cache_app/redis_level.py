@@ -79,7 +79,7 @@ class RedisLevel:
         text = _text(key)
         at = _PREFIX + text
         try:
-            data = self._servers.ask(at, "GET", at)
+            data = self._servers.get(at)
         except ResponseError:  # a value of another type, which nothing of ours stored
             data = b""
         if data is None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from redis.connection import parse_url
 from redis.exceptions import ResponseError
 
-from cache_app.core.breaker import Breaker, PartlyUnavailable
+from cache_app.core.breaker import Breaker, PartlyUnavailable, PoolExhausted
 from cache_app.core.hash_ring import HashRing
 from cache_app.redis_servers import OneServer, Server
 from plugins.errors import LevelUnavailable
@@ -22,8 +22,6 @@ __all__ = ["RingNodes", "node_name"]
 
 R = TypeVar("R")
 
-_READS = frozenset({"GET"})
-"""Commands that one copy of a key answers; all others are for every copy."""
 _REMOVALS = frozenset({"UNLINK"})
 """Commands that have failed if they failed for one copy."""
 
@@ -49,6 +47,10 @@ class _RingNode:
         self.server = server
         self.breaker = breaker
 
+    def get(self, key: bytes) -> Any:
+        """Return a key's value."""
+        return self._run(lambda: self.server.get(key))
+
     def ask(self, *command: Any) -> Any:
         """Return the answer."""
         return self._run(lambda: self.server.ask(b"", *command))
@@ -65,6 +67,9 @@ class _RingNode:
             answer = work()
         except (ResponseError, PartlyUnavailable):  # it answered: a wrong type, or it is full
             self.breaker.succeeded()
+            raise
+        except PoolExhausted:
+            self.breaker.abandoned()
             raise
         except LevelUnavailable as error:
             self.breaker.failed()
@@ -114,23 +119,36 @@ class RingNodes:
             self._nodes[where] = _RingNode(name, where, server, Breaker(clock=clock))
         self._ring = HashRing({node_name(url): weight for url, weight in urls.items()})
 
+    def get(self, key: bytes) -> Any:
+        """Return the value that the first node of a key that answers has.
+
+        Raises:
+            PartlyUnavailable: None of the key's nodes answers.
+            ResponseError: The key's value is of the wrong type.
+        """
+        failure: LevelUnavailable | None = None
+        for where in self._ring.nodes(key, self._replicas):
+            try:
+                return self._nodes[where].get(key)
+            except (PartlyUnavailable, PoolExhausted) as error:
+                failure = error
+        assert failure is not None, "a key has a node"
+        raise failure
+
     def ask(self, key: bytes, *command: Any) -> Any:
-        """Return the answer of the first node of a key that answers; all are told what to write.
+        """Return the answer of the first node of a key that answers; all are told the command.
 
         Raises:
             PartlyUnavailable: None of the key's nodes answers; or one did not remove the key.
             ResponseError: The key's value is of the wrong type.
         """
         answers: list[Any] = []
-        failure: PartlyUnavailable | None = None
+        failure: LevelUnavailable | None = None
         for where in self._ring.nodes(key, self._replicas):
             try:
                 answers.append(self._nodes[where].ask(*command))
-            except PartlyUnavailable as error:
+            except (PartlyUnavailable, PoolExhausted) as error:
                 failure = error
-            else:
-                if command[0] in _READS:
-                    return answers[0]
         if failure is not None and (not answers or command[0] in _REMOVALS):
             raise failure
         # A copy that was not there does not hide that another was removed.

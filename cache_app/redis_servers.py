@@ -11,6 +11,7 @@ Django's own ``CACHES``.
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, 
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from cache_app.core.breaker import PartlyUnavailable
+from cache_app.core.breaker import PartlyUnavailable, PoolExhausted
+from cache_app.core.merged_reads import MergedReads
 from plugins.errors import LevelUnavailable
 
 __all__ = [
@@ -50,9 +52,6 @@ R = TypeVar("R")
 
 _CONNECTIONS = 32
 """Connections to one server at most, per process."""
-_POOL_WAIT = 0.02
-"""Seconds to wait for one of them. An operation takes 0.05 ms: who waits longer meets a hung
-server, and will not be answered either."""
 TURN = 0.1
 """Seconds to wait for another thread that looks for the servers."""
 _NONSENSE = (redis.InvalidResponse, ValueError, TypeError, AttributeError, LookupError)
@@ -88,6 +87,14 @@ class Server(Protocol):
 class Servers(Protocol):
     """All servers of a level. Any thread uses them, several at once; a forked child reconnects."""
 
+    def get(self, key: bytes) -> Any:
+        """Return a key's value, or None.
+
+        Raises:
+            LevelUnavailable: The server that has the key does not answer.
+            ResponseError: The value is of the wrong type. It may also be None then.
+        """
+
     def ask(self, key: bytes, *command: Any) -> Any:
         """Return the answer of the server that has a key.
 
@@ -108,12 +115,34 @@ class Servers(Protocol):
 
 
 def pool_options(timeout: float) -> dict[str, Any]:
-    """Return what a pool of connections to one server is made with."""
+    """Return what a pool of connections to one server is made with.
+
+    A thread waits for a connection as long as it would for an answer.
+    """
     return {
         **_connection_options(timeout),
         "max_connections": _CONNECTIONS,
-        "timeout": _POOL_WAIT,
+        "timeout": timeout,
     }
+
+
+class _Pool(redis.BlockingConnectionPool):
+    """A pool that says so when all of its connections are in use."""
+
+    def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a connection.
+
+        Raises:
+            PoolExhausted: There is none within the time-out.
+        """
+        try:
+            return super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
+        except redis.ConnectionError as error:
+            if isinstance(error.__context__, queue.Empty):
+                raise PoolExhausted(
+                    f"All {self.max_connections} connections were in use for {self.timeout} s."
+                ) from error
+            raise
 
 
 def _connection_options(timeout: float) -> dict[str, Any]:
@@ -136,12 +165,27 @@ def fail(name: str, error: Exception) -> NoReturn:
     raise LevelUnavailable(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def together(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
-    """Return the answers to commands that are sent in one go."""
+def together(
+    client: redis.Redis, commands: Sequence[Command], *, errors_as_answers: bool = False
+) -> list[Any]:
+    """Return the answers to commands that are sent in one go; the first error is raised."""
     with client.pipeline(transaction=False) as pipeline:
         for command in commands:
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
-        return pipeline.execute()
+        return pipeline.execute(raise_on_error=not errors_as_answers)
+
+
+def get_all(client: redis.Redis, keys: Sequence[bytes]) -> Sequence[Any]:
+    """Return the values of keys on one server, in order; None for one that is not there.
+
+    A single value of the wrong type raises a ResponseError; among several it is None.
+    """
+    if len(keys) == 1:
+        return [execute(client, ("GET", *keys))]
+    values = execute(client, ("MGET", *keys))
+    if not isinstance(values, list):
+        raise redis.InvalidResponse(f"MGET answered {values!r:.100}")
+    return values
 
 
 class Forkable:
@@ -165,9 +209,7 @@ class Forkable:
 def connect(address: Address, options: dict[str, Any]) -> redis.Redis:
     """Return a client that connects with its first command."""
     host, port = address
-    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-        host=host, port=port, **options
-    )
+    pool = _Pool(host=host, port=port, **options)  # type: ignore[no-untyped-call]
     return redis.Redis(connection_pool=pool)
 
 
@@ -215,8 +257,13 @@ class OneServer(Forkable):
 
     def _forget(self) -> None:
         # Nothing is connected before the first command.
-        pool = redis.BlockingConnectionPool.from_url(self._url, **self._options)
+        pool = _Pool.from_url(self._url, **self._options)
         self._client = redis.Redis(connection_pool=pool)
+        self._reads = MergedReads(lambda keys: self._run(lambda client: get_all(client, keys)))
+
+    def get(self, key: bytes) -> Any:
+        """Return a key's value; together with others that are asked for at the same time."""
+        return self._reads.get(key)
 
     def ask(self, key: bytes, *command: Any) -> Any:
         """Return the answer."""
@@ -272,6 +319,11 @@ class SentinelMaster(Forkable):
         self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
             self._addresses, sentinel_kwargs=self._sentinel_options
         )
+        self._reads = MergedReads(lambda keys: self._run(lambda client: get_all(client, keys)))
+
+    def get(self, key: bytes) -> Any:
+        """Return a key's value; together with others that are asked for at the same time."""
+        return self._reads.get(key)
 
     def ask(self, key: bytes, *command: Any) -> Any:
         """Return the master's answer."""

@@ -20,7 +20,14 @@ from cache_app.core.levels import Level, LevelStats, Stored
 from plugins.contracts import InsertOrigin
 from plugins.errors import LevelUnavailable
 
-__all__ = ["Breaker", "BreakerState", "GuardedLevel", "GuardedStats", "PartlyUnavailable"]
+__all__ = [
+    "Breaker",
+    "BreakerState",
+    "GuardedLevel",
+    "GuardedStats",
+    "PartlyUnavailable",
+    "PoolExhausted",
+]
 
 BreakerState = Literal["closed", "open", "half_open"]
 
@@ -35,14 +42,22 @@ class PartlyUnavailable(LevelUnavailable):
     """
 
 
+class PoolExhausted(LevelUnavailable):
+    """The level was not asked: this process's own connections to it are all in use.
+
+    That says nothing about the level, and decides nothing about its breaker.
+    """
+
+
 class Breaker:
     """Says whether to call what may be down. Any thread uses it, several at once.
 
     *Closed*: every call is allowed. *Open*, after some failures in a row: none is. *Half open*,
     some time later: one call at a time is allowed, and decides between the two.
 
-    Each ``allow`` that returned True must be followed by ``succeeded`` or ``failed`` on the same
-    thread. A call that was allowed before the breaker opened, and ends later, decides nothing.
+    Each ``allow`` that returned True must be followed by ``succeeded``, ``failed`` or
+    ``abandoned`` on the same thread. A call that was allowed before the breaker opened, and ends
+    later, decides nothing.
 
     Args:
         failures: Failures in a row after which it opens.
@@ -123,6 +138,14 @@ class Breaker:
                 return
             self._open_until, self._prober = self._clock() + self._open_seconds, None
 
+    def abandoned(self) -> None:
+        """Take notice that there was no call. If it was the probe, the next one may be it."""
+        if self._open_until is None:
+            return
+        with self._lock:
+            if self._prober == get_ident():
+                self._prober = None
+
 
 @dataclass(frozen=True, slots=True)
 class GuardedStats(LevelStats):
@@ -157,6 +180,9 @@ class GuardedLevel:
             answer = call(*args, **kwargs)
         except PartlyUnavailable:
             self.breaker.succeeded()
+            raise
+        except PoolExhausted:
+            self.breaker.abandoned()
             raise
         except BaseException:  # whatever it is, a probe must end
             self.breaker.failed()

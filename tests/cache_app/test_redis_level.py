@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from cache_app.core.breaker import Breaker, GuardedLevel, PartlyUnavailable
+from cache_app import redis_servers
+from cache_app.core.breaker import Breaker, GuardedLevel, PartlyUnavailable, PoolExhausted
 from cache_app.core.codec import Codec
 from cache_app.core.levels import Levels, Stored
 from cache_app.core.memory import MemoryLevel
@@ -158,6 +159,89 @@ def test_a_value_that_cannot_be_kept_replaces_nothing_by_nothing(server, caplog)
     of_anything.put(KEY, Stored(object(), time.time(), time.time() + 60), "miss")
     assert "l2 cannot write a value" in caplog.text
     of_anything.close()
+
+
+# --- Many threads ---
+
+
+@pytest.mark.parametrize("kind", ["one", "cluster"])
+def test_many_threads_get_their_own_values_over_few_connections(server, kind, monkeypatch):
+    monkeypatch.setattr(redis_servers, "_CONNECTIONS", 1)
+    with contextlib.ExitStack() as stack:
+        if kind == "one":
+            behind = OneServer("l2", server.url, timeout=5.0)
+        else:
+            nodes = stack.enter_context(servers.cluster()).addresses
+            behind = ClusterNodes("l2", addresses(nodes), timeout=5.0)
+        level = level_at(behind)
+        for number in range(0, 300, 2):
+            level.put(f"k{number}", stored(f"v{number}"), "miss")
+        wrong = []
+
+        def ask(first):
+            for number in range(first, first + 200):
+                found = level.get(f"k{number % 300}")
+                name = None if found is None else found.value.items[0]
+                if name != (None if number % 2 else f"v{number % 300}"):
+                    wrong.append((number, name))
+
+        threads = [threading.Thread(target=ask, args=(first * 7,)) for first in range(40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        stats = level.stats()
+        assert stats.hits + stats.misses == 40 * 200
+        behind.close()
+
+
+@pytest.mark.contract("C12")
+def test_used_up_connections_say_nothing_about_the_server(server, monkeypatch):
+    monkeypatch.setattr(redis_servers, "_CONNECTIONS", 1)
+    behind = OneServer("l2", server.url, timeout=2.0)
+    pool = behind._client.connection_pool
+    pool.timeout = 0.01
+    level = guarded(behind, FakeClock())
+    level.put(KEY, stored(), "miss")
+    held = pool.get_connection()
+    for _ in range(10):
+        with pytest.raises(PoolExhausted, match="All 1 connections"):
+            level.get(KEY)
+        with pytest.raises(PoolExhausted, match="All 1 connections"):
+            level.put(KEY, stored(), "miss")
+    assert level.breaker.state == "closed"
+    pool.release(held)
+    assert level.get(KEY) is not None
+    behind.close()
+
+
+def test_a_broken_connection_gives_nobody_anothers_value(server):
+    level = level_at(OneServer("l2", server.url, timeout=2.0))
+    for number in range(100):
+        level.put(f"k{number}", stored(f"v{number}"), "miss")
+    ended = threading.Event()
+    wrong, answered = [], []
+
+    def ask(first):
+        number = first
+        while not ended.is_set():
+            number = (number + 1) % 100
+            with contextlib.suppress(LevelUnavailable):
+                name = level.get(f"k{number}").value.items[0]
+                (answered if name == f"v{number}" else wrong).append(name)
+
+    threads = [threading.Thread(target=ask, args=(first,)) for first in range(20)]
+    for thread in threads:
+        thread.start()
+    for killed in range(1, 31):
+        wait_for(lambda n=killed: len(answered) > 100 * n, what="look-ups are answered")
+        server.client.client_kill_filter(_type="normal", skipme=True)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    level.close()
 
 
 # --- Rubbish ---

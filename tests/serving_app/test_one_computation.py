@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from cache_app.core.codec import Codec
 from cache_app.core.freshness import Freshness
 from cache_app.core.generations import Generations
 from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Levels
+from cache_app.redis_level import RedisLevel
+from cache_app.redis_servers import OneServer
 from plugins import QueueFull, RecommendationRequest
 from serving_app.core.live_models import LiveModels
+from serving_app.core.ranking import Ranking
 from serving_app.core.recommender import Recommender
 from tests import servers
 from tests.fakes import FakeClock, FakeLevel
@@ -25,7 +29,7 @@ from tests.serving_app.core.test_recommender import FakeVersion
 
 pytestmark = [pytest.mark.contract("C11"), pytest.mark.xdist_group("redis")]
 
-PROCESSES, THREADS = 4, 50
+PROCESSES, THREADS = 4, 250
 
 SERVE = """
 import json, os, sys, time
@@ -41,9 +45,6 @@ sqlite["OPTIONS"] = {"timeout": 20, "transaction_mode": "IMMEDIATE"}
 module.DATABASES = {"default": sqlite}
 import django
 django.setup()
-from cache_app import redis_servers
-# With patience: else threads that wait for a connection on a busy machine open the breaker of L2.
-redis_servers._POOL_WAIT = 1.0
 from plugins import RecommendationRequest, RecserveError
 from plugins.frameworks import numpy_linear
 from serving_app import wiring
@@ -59,13 +60,15 @@ if given["first"]:
 
 wiring.get_serving().reconciler.reconcile()
 predict = numpy_linear._Linear.predict
-seconds, fails = 0.0, False
+seconds, fails, gate = 0.0, False, None
 
 def slowly(self, inputs):
     rows = len(next(iter(inputs.values())))
     with open(given["log"], "a") as log:  # one write, at the end of the file
         log.write(f"{os.getpid()} {rows}\\n")
     time.sleep(seconds)
+    while gate and not os.path.exists(gate):
+        time.sleep(0.01)
     if fails:
         raise ValueError("broken on purpose")
     return predict(self, inputs)
@@ -86,7 +89,7 @@ with ThreadPoolExecutor(given["threads"]) as pool:
     print("ready", flush=True)
     for line in sys.stdin:
         wanted = json.loads(line)
-        seconds, fails = wanted["seconds"], wanted["fails"]
+        seconds, fails, gate = wanted["seconds"], wanted["fails"], wanted["gate"]
         started = time.monotonic()
         answers = list(pool.map(ask, wanted["users"]))
         print(json.dumps([answers, time.monotonic() - started]), flush=True)
@@ -115,9 +118,13 @@ class Fleet:
         for process in self.processes:
             assert process.stdout.readline() == "ready\n"
 
-    def ask(self, users, *, seconds, fails=False, timeout=20.0):
-        """Let all ask at once: each user of the list by a thread of its own."""
+    def ask(self, users, *, seconds=0.0, fails=False, gate=None, timeout=20.0):
+        """Let all ask at once: each user of the list by a thread of its own.
+
+        A computation takes the seconds, and as long as there is no file ``gate``.
+        """
         wanted = {"users": users, "seconds": seconds, "fails": fails, "timeout": timeout}
+        wanted["gate"] = gate
         for process in self.processes:
             process.stdin.write(json.dumps(wanted) + "\n")
             process.stdin.flush()
@@ -236,6 +243,29 @@ def test_without_redis_each_process_computes_once(fleet, server):
     finally:
         server.start()
         server.wait()
+
+
+def test_nobody_waits_while_a_stale_value_exists(given, server, tmp_path):
+    cache = {**given["RECSERVE"]["CACHE"], "TTL": 0.5, "JITTER": 0, "EARLY": 0}
+    cache["STALE_WHILE_REVALIDATE"] = 300
+    recserve = {**given["RECSERVE"], "CACHE": {**cache, "NAMESPACE": "stale"}}
+    with contextlib.closing(Fleet({**given, "RECSERVE": recserve})) as fleet:
+        fleet.wait()
+        fleet.ask(["s"] * THREADS)
+        old = fleet.answers()
+        fleet.batches()
+        level = RedisLevel("l2", OneServer("l2", server.url, timeout=2.0), Codec(Ranking))
+        (key,) = (key for key in server.client.keys("rs:stale:*"))
+        stored = level.get(key.decode().removeprefix("rs:"))
+        level.close()
+        wait_for(lambda: stored.fresh_until < time.time(), what="it is stale")
+        gate = tmp_path / "gate"
+        fleet.ask(["s"] * THREADS, gate=str(gate))
+        # They have answered although no computation can have ended.
+        assert [some for some, _ in fleet.answers()] == [some for some, _ in old]
+        wait_for(lambda: fleet.log.read_text("utf-8"), what="somebody renews it")
+        gate.touch()
+        assert [rows for _, rows in fleet.batches()] == [1]
 
 
 class OthersLeases:

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import floats, integers
 
 from cache_app.core import breaker as module
-from cache_app.core.breaker import Breaker, GuardedLevel, PartlyUnavailable
+from cache_app.core.breaker import Breaker, GuardedLevel, PartlyUnavailable, PoolExhausted
 from cache_app.core.levels import Levels, Stored
 from plugins.errors import LevelUnavailable
 from tests.fakes import FailingLevel, FakeClock, FakeLevel
@@ -79,6 +79,14 @@ class Machine(RuleBasedStateMachine):
             self.in_a_row += 1
             if self.in_a_row == FAILURES:
                 self.open_until = self.clock.now + OPEN_SECONDS
+
+    @precondition(lambda self: self.running)
+    @rule(number=integers(0, 4))
+    def abandon(self, number):
+        caller = sorted(self.running)[number % len(self.running)]
+        self.caller = caller
+        self.breaker.abandoned()
+        del self.running[caller]  # and nothing else: a probe is still due
 
     @rule(seconds=floats(0, 2 * OPEN_SECONDS))
     def wait(self, seconds):
@@ -191,6 +199,29 @@ def test_a_part_that_is_away_does_not_take_the_whole_away():
     for _ in range(3):
         with pytest.raises(PartlyUnavailable):
             guarded.get("a")
+    assert guarded.breaker.state == "closed"
+
+
+def test_that_nobody_was_asked_decides_nothing():
+    clock = FakeClock()
+    level = CountingLevel()
+    guarded = GuardedLevel(level, Breaker(failures=1, open_seconds=1.0, clock=clock))
+    level.error = PoolExhausted("all connections are in use")
+    for _ in range(3):
+        with pytest.raises(PoolExhausted):
+            guarded.get("a")
+        assert guarded.breaker.state == "closed"
+    level.error = LevelUnavailable("down")
+    with pytest.raises(LevelUnavailable, match="down"):
+        guarded.get("a")
+    clock.advance(1.0)
+    level.error = PoolExhausted("all connections are in use")
+    for _ in range(2):  # the first did not take the probe away
+        with pytest.raises(PoolExhausted):
+            guarded.get("a")
+        assert guarded.breaker.state == "half_open"
+    level.error = None
+    assert guarded.get("a") is None
     assert guarded.breaker.state == "closed"
 
 
