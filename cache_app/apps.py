@@ -15,6 +15,10 @@ class CacheConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks. Nothing is built here: servers fork later."""
-        from cache_app.checks import check_settings  # noqa: PLC0415  (needs the settings)
+        from cache_app.checks import (  # noqa: PLC0415  (needs the settings)
+            check_caches,
+            check_settings,
+        )
 
         checks.register(check_settings)
+        checks.register(check_caches, checks.Tags.caches)

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from redis.connection import parse_url
 
 from cache_app.core.freshness import Freshness
 from cache_app.core.tiers import TIERS, TierRule, Tiers
 from cache_app.embedded_level import LEAST_BYTES
+from cache_app.redis_access import ACCESS, ANYONE, Access, alias, read_access, redis_url
 from cache_app.redis_ring import node_name
 from cache_app.redis_servers import Address
 from plugins.options import did_you_mean
@@ -48,11 +48,13 @@ class RedisSettings:
     """Settings of an L2 in one Redis."""
 
     url: str = field(repr=False)  # it may hold a password
-    """``L2.URL``: where it is."""
+    """``L2.URL``: where it is; or ``L2.ALIAS``: the alias of ``CACHES`` that says it."""
     timeout: float = 0.05
     """``L2.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
     compress_above: int = 512
     """``L2.COMPRESS_ABOVE``: from how many bytes on a value is compressed."""
+    access: Access = ANYONE
+    """``L2.USERNAME``, ``L2.PASSWORD``, ``L2.TLS``: how it lets in, besides what the URL says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,10 @@ class SentinelSettings:
     """``L3.SENTINELS``: where the Sentinels are."""
     service: str
     """``L3.SERVICE``: the name by which they know the Redis."""
-    username: str | None = None
-    """``L3.USERNAME``: of the Redis."""
-    password: str | None = field(default=None, repr=False)
-    """``L3.PASSWORD``: of the Redis."""
+    access: Access = ANYONE
+    """``L3.USERNAME``, ``L3.PASSWORD``, ``L3.DB``, ``L3.TLS``: how the Redis lets in."""
+    sentinel_access: Access = ANYONE
+    """``L3.SENTINEL_USERNAME``, ``L3.SENTINEL_PASSWORD``, ``L3.SENTINEL_TLS``: how Sentinels do."""
     timeout: float = 0.05
     """``L3.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
     compress_above: int = 512
@@ -79,10 +81,8 @@ class ClusterSettings:
 
     nodes: tuple[Address, ...]
     """``L3.NODES``: where some of its nodes are; the cluster names the others."""
-    username: str | None = None
-    """``L3.USERNAME``: of every node."""
-    password: str | None = field(default=None, repr=False)
-    """``L3.PASSWORD``: of every node."""
+    access: Access = ANYONE
+    """``L3.USERNAME``, ``L3.PASSWORD``, ``L3.TLS``: how every node lets in."""
     timeout: float = 0.05
     """``L3.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
     compress_above: int = 512
@@ -101,6 +101,8 @@ class RingSettings:
     """``L3.TIMEOUT``: seconds to wait for an answer; twice as many for a connection."""
     compress_above: int = 512
     """``L3.COMPRESS_ABOVE``: from how many bytes on a value is compressed."""
+    access: Access = ANYONE
+    """``L3.TLS``: the certificates of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,11 +294,11 @@ def _level_names(given: Any, where: str) -> frozenset[str] | None:
 
 
 _EMBEDDED = ("BACKEND", "PATH", "MAX_BYTES", "COMPRESS_ABOVE")
-_REDIS = ("BACKEND", "URL", "TIMEOUT", "COMPRESS_ABOVE")
-_SERVERS = ("BACKEND", "USERNAME", "PASSWORD", "TIMEOUT", "COMPRESS_ABOVE")
-_SENTINEL = (*_SERVERS, "SENTINELS", "SERVICE")
+_SERVERS = ("BACKEND", *ACCESS, "TIMEOUT", "COMPRESS_ABOVE")
+_REDIS = (*_SERVERS, "URL", "ALIAS")
+_SENTINEL = (*_SERVERS, "DB", *(f"SENTINEL_{key}" for key in ACCESS), "SENTINELS", "SERVICE")
 _CLUSTER = (*_SERVERS, "NODES")
-_RING = ("BACKEND", "NODES", "REPLICAS", "TIMEOUT", "COMPRESS_ABOVE")
+_RING = ("BACKEND", "NODES", "REPLICAS", "TLS", "TIMEOUT", "COMPRESS_ABOVE")
 _MOST_WEIGHT = 10.0
 """Of a node of the ring: a weight costs memory, and time to begin with."""
 
@@ -306,20 +308,22 @@ def _l2(given: Any, where: str) -> EmbeddedSettings | RedisSettings | None:
         case "embedded":
             return _embedded(given, where)
         case "redis":
-            url = _redis_url(given.get("URL"), f'{where}["URL"]')
-            return RedisSettings(url, **_timeout_and_compression(given, where))
+            return _redis(given, where)
     return None
 
 
-def _redis_url(given: Any, where: str) -> str:
-    try:
-        parse_url(given)  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError, AttributeError):
-        # It may hold a password, and is not shown.
-        raise ImproperlyConfigured(
-            f"{where} must be a URL: redis://host:port/number, rediss://… or unix://path."
-        ) from None
-    return str(given)
+def _redis(given: Mapping[str, Any], where: str) -> RedisSettings:
+    values = _timeout_and_compression(given, where)
+    if given.get("ALIAS") is None:
+        url = redis_url(given.get("URL"), f'{where}["URL"]')
+        return RedisSettings(url, **values, access=read_access(given, where, url=url))
+    for key in ("URL", *ACCESS):
+        if given.get(key) is not None:
+            raise ImproperlyConfigured(
+                f"{where} has both ALIAS and {key}; the alias says {key} in CACHES."
+            )
+    url, access = alias(given["ALIAS"], f'{where}["ALIAS"]')
+    return RedisSettings(url, **values, access=access)
 
 
 def _l3(given: Any, where: str) -> SentinelSettings | ClusterSettings | RingSettings | None:
@@ -330,16 +334,17 @@ def _l3(given: Any, where: str) -> SentinelSettings | ClusterSettings | RingSett
     values = _timeout_and_compression(given, where)
     if backend == "ring":
         return _ring(given, values, where)
-    for key in ("USERNAME", "PASSWORD"):
-        if given.get(key) is not None:
-            if not isinstance(given[key], str) or not given[key]:
-                raise ImproperlyConfigured(f'{where}["{key}"] must be a text that is not empty.')
-            values[key.lower()] = given[key]
+    access = read_access(given, where)
     if backend == "cluster":
-        return ClusterSettings(_addresses(given.get("NODES"), f'{where}["NODES"]'), **values)
+        nodes = _addresses(given.get("NODES"), f'{where}["NODES"]')
+        return ClusterSettings(nodes, access=access, **values)
+    if given.get("SENTINEL_TLS") is None:  # as the Redis, if not said otherwise
+        given = {**given, "SENTINEL_TLS": given.get("TLS")}
     return SentinelSettings(
         _addresses(given.get("SENTINELS"), f'{where}["SENTINELS"]'),
         _text(given.get("SERVICE"), f'{where}["SERVICE"]'),
+        access=access,
+        sentinel_access=read_access(given, where, prefix="SENTINEL_"),
         **values,
     )
 
@@ -352,7 +357,10 @@ def _ring(given: Mapping[str, Any], values: dict[str, Any], where: str) -> RingS
             f'{where}["REPLICAS"] must be {len(nodes)} at most, the number of nodes, '
             f"not {replicas}."
         )
-    return RingSettings(nodes, replicas, **values)
+    access = ANYONE
+    for url in nodes:
+        access = read_access(given, where, url=url)
+    return RingSettings(nodes, replicas, access=access, **values)
 
 
 def _weights(given: Any, where: str) -> dict[str, float]:
@@ -364,7 +372,7 @@ def _weights(given: Any, where: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     names: set[str] = set()
     for number, node in enumerate(given, 1):
-        url = _redis_url(node, f"{where}, number {number},")
+        url = redis_url(node, f"{where}, number {number},")
         name = node_name(url)
         if name in names:
             raise ImproperlyConfigured(f"{where} must name {name} only once.")

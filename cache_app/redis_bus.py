@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -36,24 +37,29 @@ class EpochBus:
         heard: Called on the bus's thread with every epoch, and with 0 after each connection:
             something may have been missed before.
         timeout: Seconds to wait for the server when publishing.
+        access: redis-py's options of user, password and TLS, besides what the URL says.
     """
 
     def __init__(
-        self, url: str, namespace: str, *, heard: Callable[[int], None], timeout: float
+        self,
+        url: str,
+        namespace: str,
+        *,
+        heard: Callable[[int], None],
+        timeout: float,
+        access: Mapping[str, Any] | None = None,
     ) -> None:
         self._channel = f"rs:{namespace}:epochs"
         self._heard = heard
-        self._client = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=2 * timeout,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._listener = redis.Redis.from_url(
-            url,
-            socket_timeout=_SILENCE,
-            socket_connect_timeout=_SILENCE,
-            retry=Retry(NoBackoff(), 0),
+        self._client, self._listener = (
+            redis.Redis.from_url(
+                url,
+                socket_timeout=patience,
+                socket_connect_timeout=min(2 * patience, _SILENCE),
+                retry=Retry(NoBackoff(), 0),
+                **(access or {}),
+            )
+            for patience in (timeout, _SILENCE)
         )
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None

@@ -17,7 +17,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -77,7 +77,7 @@ class ClusterNodes(Forkable):
         name: The level's name, for messages.
         addresses: Nodes to begin with; the cluster names the others.
         timeout: Seconds to wait for an answer; twice as many for a connection.
-        credentials: ``username`` and ``password`` for every node.
+        access: redis-py's options of user, password and TLS for a pool to a node.
         clock: Monotonic seconds.
     """
 
@@ -87,13 +87,13 @@ class ClusterNodes(Forkable):
         addresses: Sequence[Address],
         *,
         timeout: float = 0.05,
-        credentials: dict[str, Any] | None = None,
+        access: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._seeds = list(addresses)
         self._timeout = timeout
-        self._options = {**pool_options(timeout), **(credentials or {})}
+        self._options = {**pool_options(timeout), **(access or {})}
         self._clock = clock
         super().__init__()
 

@@ -98,6 +98,7 @@ class RingNodes:
             process.
         replicas: Nodes that have a copy of each key.
         timeout: Seconds to wait for an answer; twice as many for a connection.
+        access: redis-py's options of TLS for every node.
         clock: Monotonic seconds.
     """
 
@@ -108,6 +109,7 @@ class RingNodes:
         *,
         replicas: int = 1,
         timeout: float = 0.05,
+        access: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -115,7 +117,7 @@ class RingNodes:
         self._nodes: dict[str, _RingNode] = {}
         for url in urls:
             where = node_name(url)
-            server = OneServer(f"{name}: {where}", url, timeout=timeout)
+            server = OneServer(f"{name}: {where}", url, timeout=timeout, access=access)
             self._nodes[where] = _RingNode(name, where, server, Breaker(clock=clock))
         self._ring = HashRing({node_name(url): weight for url, weight in urls.items()})
 

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import redis
@@ -40,6 +40,7 @@ __all__ = [
     "Servers",
     "close_idle",
     "connect",
+    "connection_options",
     "execute",
     "fail",
     "pool_options",
@@ -120,7 +121,7 @@ def pool_options(timeout: float) -> dict[str, Any]:
     A thread waits for a connection as long as it would for an answer.
     """
     return {
-        **_connection_options(timeout),
+        **connection_options(timeout),
         "max_connections": _CONNECTIONS,
         "timeout": timeout,
     }
@@ -145,7 +146,8 @@ class _Pool(redis.BlockingConnectionPool):
             raise
 
 
-def _connection_options(timeout: float) -> dict[str, Any]:
+def connection_options(timeout: float) -> dict[str, Any]:
+    """Return what a connection that fails soon, and once, is made with."""
     return {
         "socket_timeout": timeout,
         "socket_connect_timeout": 2 * timeout,
@@ -247,12 +249,20 @@ class OneServer(Forkable):
         url: Its URL: ``redis://``, ``rediss://`` or ``unix://``. What its query sets goes before
             the settings here.
         timeout: Seconds to wait for an answer; twice as many for a connection.
+        access: redis-py's options of user, password and TLS, besides what the URL says.
     """
 
-    def __init__(self, name: str, url: str, *, timeout: float = 0.05) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        timeout: float = 0.05,
+        access: Mapping[str, Any] | None = None,
+    ) -> None:
         self._name = name
         self._url = url
-        self._options = pool_options(timeout)
+        self._options = {**pool_options(timeout), **(access or {})}
         super().__init__()
 
     def _forget(self) -> None:
@@ -294,7 +304,8 @@ class SentinelMaster(Forkable):
         sentinels: Their addresses.
         service: The name that they know the master by.
         timeout: Seconds to wait for an answer; twice as many for a connection.
-        credentials: ``username``, ``password`` and ``db`` for the master.
+        access: redis-py's options of user, password, database and TLS for a pool to the master.
+        sentinel_access: The same for a client to a Sentinel.
     """
 
     def __init__(
@@ -304,13 +315,14 @@ class SentinelMaster(Forkable):
         service: str,
         *,
         timeout: float = 0.05,
-        credentials: dict[str, Any] | None = None,
+        access: Mapping[str, Any] | None = None,
+        sentinel_access: Mapping[str, Any] | None = None,
     ) -> None:
         self._name = name
         self._addresses = list(sentinels)
         self._service = service
-        self._sentinel_options = _connection_options(timeout)
-        self._options = {**pool_options(timeout), **(credentials or {})}
+        self._sentinel_options = {**connection_options(timeout), **(sentinel_access or {})}
+        self._options = {**pool_options(timeout), **(access or {})}
         super().__init__()
 
     def _forget(self) -> None:

@@ -233,14 +233,12 @@ def _open_signals(settings: CacheSettings) -> EpochSignals:
         except OSError:
             logger.exception("Invalidations of other processes are seen only now and then")
     if isinstance(settings.l2, RedisSettings):
-        bus = functools.partial(
-            _bus, settings.l2.url, settings.namespace, timeout=settings.l2.timeout
-        )
+        bus = functools.partial(_bus, settings.l2, settings.namespace)
     return EpochSignals(file, bus)
 
 
-def _bus(url: str, namespace: str, heard: Callable[[int], None], *, timeout: float) -> EpochBus:
-    return EpochBus(url, namespace, heard=heard, timeout=timeout)
+def _bus(l2: RedisSettings, namespace: str, heard: Callable[[int], None]) -> EpochBus:
+    return EpochBus(l2.url, namespace, heard=heard, timeout=l2.timeout, access=l2.access.for_url())
 
 
 def reset() -> None:
@@ -304,10 +302,13 @@ def _levels_below(settings: CacheSettings) -> list[Level]:
             _bytes_levels[embedded.name] = embedded
             levels.append(embedded)
         case RedisSettings() as l2:
-            one = OneServer("l2", l2.url, timeout=l2.timeout)
+            one, another = (
+                OneServer("l2", l2.url, timeout=l2.timeout, access=l2.access.for_url())
+                for _ in range(2)
+            )
             breaker = Breaker()
             levels.append(_in_redis("l2", one, l2.compress_above, breaker))
-            leases = RedisLeases(OneServer("l2", l2.url, timeout=l2.timeout), breaker)
+            leases = RedisLeases(another, breaker)
             _leases = LeaseWaits(leases)
             _closings.extend([leases.close, _leases.close])  # called from the end
     match settings.l3:
@@ -317,14 +318,21 @@ def _levels_below(settings: CacheSettings) -> list[Level]:
                 l3.sentinels,
                 l3.service,
                 timeout=l3.timeout,
-                credentials=_credentials(l3),
+                access=l3.access.for_pool(),
+                sentinel_access=l3.sentinel_access.for_client(),
             )
             levels.append(_in_redis("l3", master, l3.compress_above))
         case ClusterSettings() as l3:
-            nodes = ClusterNodes("l3", l3.nodes, timeout=l3.timeout, credentials=_credentials(l3))
+            nodes = ClusterNodes("l3", l3.nodes, timeout=l3.timeout, access=l3.access.for_pool())
             levels.append(_in_redis("l3", nodes, l3.compress_above))
         case RingSettings() as l3:
-            ring = RingNodes("l3", l3.nodes, replicas=l3.replicas, timeout=l3.timeout)
+            ring = RingNodes(
+                "l3",
+                l3.nodes,
+                replicas=l3.replicas,
+                timeout=l3.timeout,
+                access=l3.access.for_url(),
+            )
             levels.append(_in_redis("l3", ring, l3.compress_above))
     return levels
 
@@ -336,10 +344,6 @@ def _in_redis(
     _closings.append(level.close)
     _bytes_levels[name] = level
     return GuardedLevel(level, breaker or Breaker())
-
-
-def _credentials(given: SentinelSettings | ClusterSettings) -> dict[str, Any]:
-    return {"username": given.username, "password": given.password}
 
 
 def _codec(compress_above: int = 512) -> Codec:

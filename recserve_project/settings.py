@@ -228,10 +228,28 @@ UNFOLD = {
 }
 
 REDIS_URL = env.str("RECSERVE_REDIS_URL", "")
+if REDIS_URL:
+    CACHES = {
+        "default": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": REDIS_URL,
+            "KEY_PREFIX": "recserve",
+            "OPTIONS": {
+                "CLIENT_CLASS": "cache_app.redis_caches.BreakingClient",
+                "CONNECTION_FACTORY": "cache_app.redis_caches.BreakingFactory",
+                "CONNECTION_POOL_CLASS": "redis.connection.BlockingConnectionPool",
+                "CONNECTION_POOL_KWARGS": {"max_connections": 32, "timeout": 0.05},
+                "SERIALIZER": "django_redis.serializers.json.JSONSerializer",  # never pickle
+                "SOCKET_TIMEOUT": 0.05,
+                "SOCKET_CONNECT_TIMEOUT": 0.1,
+                "IGNORE_EXCEPTIONS": True,  # a Redis that fails is a miss, not a failed request
+            },
+        }
+    }
 RECSERVE: dict[str, object] = {
     "SERVING": {"MODEL_STORE": str(VAR / "models")},
     "CACHE": {
-        "L2": {"BACKEND": "redis", "URL": REDIS_URL}
+        "L2": {"BACKEND": "redis", "ALIAS": "default"}
         if REDIS_URL
         else {"BACKEND": "embedded", "PATH": str(VAR / "cache")},
         "EPOCH_FILE": str(VAR / "cache" / "epoch"),

@@ -102,13 +102,21 @@ def _die_with_parent() -> None:
 class RedisServer:
     """One server process, on a port that stays its own when it is started again."""
 
-    def __init__(self, folder: Path, port: int, *options: str, sentinel: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *options: str,
+        sentinel: str = "",
+        password: str | None = None,
+    ) -> None:
         self.folder = folder
         self.port = port
         self.address = f"{HOST}:{port}"
         self.url = f"redis://{HOST}:{port}/0"
         self._options = options
         self._sentinel = sentinel
+        self._password = password
         self._process: subprocess.Popen[bytes] | None = None
         self._client: redis.Redis | None = None
 
@@ -119,6 +127,7 @@ class RedisServer:
             self._client = redis.Redis(
                 HOST,
                 self.port,
+                password=self._password,
                 protocol=2,
                 socket_timeout=2.0,
                 socket_connect_timeout=2.0,
@@ -201,10 +210,12 @@ def _folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def one(*options: str) -> Iterator[RedisServer]:
-    """One server."""
+def one(
+    *options: str, password: str | None = None, port: int | None = None
+) -> Iterator[RedisServer]:
+    """One server; the test's client logs in with the password, which the options demand."""
     with _folder() as folder:
-        server = RedisServer(folder, free_ports(1)[0], *options)
+        server = RedisServer(folder, port or free_ports(1)[0], *options, password=password)
         with _running([server]):
             yield server
 
@@ -231,13 +242,19 @@ class SentinelSet:
 
 
 @contextlib.contextmanager
-def sentinels() -> Iterator[SentinelSet]:
+def sentinels(
+    *, password: str | None = None, sentinel_password: str | None = None
+) -> Iterator[SentinelSet]:
     """A master with two replicas behind three sentinels that all know each other."""
     with _folder() as folder:
         ports = free_ports(6)
-        master = RedisServer(folder, ports[0])
-        follow = ("--replicaof", f"{HOST} {master.port}")
-        servers = [master, *(RedisServer(folder, port, *follow) for port in ports[1:3])]
+        locked = ("--requirepass", password, "--masterauth", password) if password else ()
+        master = RedisServer(folder, ports[0], *locked, password=password)
+        follow = ("--replicaof", f"{HOST} {master.port}", *locked)
+        servers = [
+            master,
+            *(RedisServer(folder, port, *follow, password=password) for port in ports[1:3]),
+        ]
         with _running(servers):
             # The replicas first: a failover needs one that is in step.
             wait_for(
@@ -252,7 +269,14 @@ def sentinels() -> Iterator[SentinelSet]:
                 f"sentinel down-after-milliseconds {SERVICE} 500\n"
                 f"sentinel failover-timeout {SERVICE} 3000\n"
             )
-            watching = [RedisServer(folder, port, sentinel=config) for port in ports[3:]]
+            if password:
+                config += f"sentinel auth-pass {SERVICE} {password}\n"
+            if sentinel_password:
+                config += f"requirepass {sentinel_password}\n"
+            watching = [
+                RedisServer(folder, port, sentinel=config, password=sentinel_password)
+                for port in ports[3:]
+            ]
             with _running(watching):
                 wait_for(lambda: all(map(_sees_all, watching)), what="the sentinels know all")
                 yield SentinelSet(servers, watching)

@@ -25,6 +25,7 @@ from cache_app.core.freshness import Freshness
 from cache_app.core.levels import Stored
 from cache_app.core.tiers import TierRule, Tiers
 from cache_app.embedded_level import EmbeddedLevel
+from cache_app.redis_access import Access
 from cache_app.redis_cluster import ClusterNodes
 from cache_app.redis_ring import RingNodes
 from cache_app.redis_servers import SentinelMaster
@@ -107,7 +108,10 @@ def test_everything_can_be_set(settings):
         ({"L2": {"BACKEND": "redis", "URL": 6379}}, r"must be a URL"),
         ({"L2": {"BACKEND": "redis", "URL": "http://x"}}, r"must be a URL"),
         ({"L2": {"BACKEND": "redis", "URL": "redis://x:y/0"}}, r"must be a URL"),
-        ({"L2": {"BACKEND": "redis", "PATH": "x"}}, r"no key 'PATH'\.[^.]* Its keys: BACKEND, URL"),
+        (
+            {"L2": {"BACKEND": "redis", "PATH": "x"}},
+            r"no key 'PATH'\.[^.]* Its keys: BACKEND, U",
+        ),
         (
             {"L2": {"BACKEND": "redis", "URL": "redis://x", "TIMEOUT": 0}},
             r"\[\"TIMEOUT\"\] must be a positive number",
@@ -290,13 +294,13 @@ def test_levels_in_redis_are_configured(settings):
     cluster = {"BACKEND": "cluster", "NODES": ["a:7000", "[::1]:7001"], "TIMEOUT": 1}
     settings.RECSERVE = {"CACHE": {"L3": {**cluster, "PASSWORD": "secret"}}}
     assert cache_settings().l3 == ClusterSettings(
-        (("a", 7000), ("::1", 7001)), password="secret", timeout=1.0
+        (("a", 7000), ("::1", 7001)), access=Access(password="secret"), timeout=1.0
     )
     assert "secret" not in repr(cache_settings())
     sentinel = {"BACKEND": "sentinel", "SENTINELS": ["a:26379"], "SERVICE": "mymaster"}
-    settings.RECSERVE = {"CACHE": {"L3": {**sentinel, "USERNAME": "me", "COMPRESS_ABOVE": 9}}}
+    settings.RECSERVE = {"CACHE": {"L3": {**sentinel, "DB": 3, "COMPRESS_ABOVE": 9}}}
     assert cache_settings().l3 == SentinelSettings(
-        (("a", 26379),), "mymaster", username="me", compress_above=9
+        (("a", 26379),), "mymaster", access=Access(db=3), compress_above=9
     )
     ring = {"BACKEND": "ring", "NODES": [url, "redis://b"]}
     settings.RECSERVE = {"CACHE": {"L3": ring}}
@@ -365,17 +369,25 @@ def test_a_ring_has_a_breaker_for_each_node(settings):
 
 
 def test_an_environment_variable_puts_l2_into_redis():
-    code = "from recserve_project.settings import RECSERVE; print(RECSERVE['CACHE']['L2'])"
+    code = (
+        "import django; django.setup(); from cache_app.conf import cache_settings;"
+        "from django.conf import settings; print(cache_settings().l2.url,"
+        "settings.RECSERVE['CACHE']['L2'])"
+    )
     url = "redis://cache.example:6379/0"
     shown = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "RECSERVE_REDIS_URL": url},
+        env={
+            **os.environ,
+            "RECSERVE_REDIS_URL": url,
+            "DJANGO_SETTINGS_MODULE": "recserve_project.settings",
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert shown == f"{ {'BACKEND': 'redis', 'URL': url} }\n"
+    assert shown == f"{url} { {'BACKEND': 'redis', 'ALIAS': 'default'} }\n"
 
 
 def test_nothing_is_opened_before_the_first_use(settings, tmp_path):
