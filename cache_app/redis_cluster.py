@@ -81,6 +81,8 @@ class ClusterNodes(Forkable):
         clock: Monotonic seconds.
     """
 
+    copies = 1
+
     def __init__(
         self,
         name: str,

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from cache_app.core.breaker import PartlyUnavailable
 from cache_app.core.codec import Codec
 from cache_app.core.levels import LevelStats, Stored
 from cache_app.redis_servers import Server, Servers
@@ -149,15 +150,22 @@ class RedisLevel:
                 same.
         """
         removed = 0
+        counted: set[int] = set()
+        """Of keys with copies, the hashes of those that were removed."""
         failure: LevelUnavailable | None = None
         for server in self._servers.masters():
             try:
                 for keys in _scan(server):
                     chosen = [at for at in keys if _holds(predicate, at)]
                     if chosen:  # one by one: the keys of a cluster's node have several slots
-                        removed += _sum(server.ask_all([("UNLINK", at) for at in chosen]))
+                        gone = server.ask_all([("UNLINK", at) for at in chosen])
+                        if self._servers.copies == 1:
+                            removed += _sum(gone)
+                        else:
+                            counted |= {hash(at) for at, n in zip(chosen, gone, strict=True) if n}
             except LevelUnavailable as error:
                 failure = error
+        removed += len(counted)
         self._count("removals", removed)
         if failure is not None:
             raise failure
@@ -197,20 +205,32 @@ class RedisLevel:
         """Return this process's counts, and what the servers hold.
 
         ``entries``, ``weight`` and ``capacity`` (bytes) are the servers', with what others keep in
-        them. What they evict or let expire is not counted here.
+        them; a key with copies is one entry, on average. What they evict or let expire is not
+        counted here. Of several servers, those that are away are counted and left out.
 
         Raises:
-            LevelUnavailable: A server does not answer.
+            LevelUnavailable: The only server does not answer, or it is not known which there are.
         """
-        entries = weight = capacity = 0
-        for server in self._servers.masters():
-            size, memory = server.ask_all([("DBSIZE",), ("INFO", "memory")])
-            entries += _sum([size])
-            weight += _sum([memory.get("used_memory")])
-            capacity += _sum([memory.get("maxmemory")])
+        entries = weight = capacity = away = 0
+        masters = self._servers.masters()
+        for server in masters:
+            try:
+                size, memory = server.ask_all([("DBSIZE",), ("INFO", "memory")])
+                entries += _sum([size])
+                weight += _sum([memory.get("used_memory")])
+                capacity += _sum([memory.get("maxmemory")])
+            except PartlyUnavailable:
+                away += 1
         with self._lock:
             counts: dict[str, Any] = dict(self._counts)
-        return LevelStats(**counts, entries=entries, weight=weight, capacity=capacity)
+        return LevelStats(
+            **counts,
+            entries=round(entries / self._servers.copies),
+            weight=weight,
+            capacity=capacity,
+            nodes=len(masters),
+            nodes_away=away,
+        )
 
     def close(self) -> None:
         """Close the idle connections; the next use opens new ones."""

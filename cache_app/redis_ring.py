@@ -90,8 +90,6 @@ class RingNodes:
     changes keys, and is not touched by that), or a value be missing that another copy has. A
     removal that a node missed raises.
 
-    Numbers of keys in the servers, or removed by ``remove_where``, count every copy.
-
     Args:
         name: The level's name, for messages.
         urls: The nodes' URLs, with their weights. The same, or there is no common cache, in every
@@ -113,7 +111,7 @@ class RingNodes:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
-        self._replicas = replicas
+        self.copies = replicas
         self._nodes: dict[str, _RingNode] = {}
         for url in urls:
             where = node_name(url)
@@ -129,7 +127,7 @@ class RingNodes:
             ResponseError: The key's value is of the wrong type.
         """
         failure: LevelUnavailable | None = None
-        for where in self._ring.nodes(key, self._replicas):
+        for where in self._ring.nodes(key, self.copies):
             try:
                 return self._nodes[where].get(key)
             except (PartlyUnavailable, PoolExhausted) as error:
@@ -146,7 +144,7 @@ class RingNodes:
         """
         answers: list[Any] = []
         failure: LevelUnavailable | None = None
-        for where in self._ring.nodes(key, self._replicas):
+        for where in self._ring.nodes(key, self.copies):
             try:
                 answers.append(self._nodes[where].ask(*command))
             except (PartlyUnavailable, PoolExhausted) as error:

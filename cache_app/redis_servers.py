@@ -88,6 +88,9 @@ class Server(Protocol):
 class Servers(Protocol):
     """All servers of a level. Any thread uses them, several at once; a forked child reconnects."""
 
+    copies: int
+    """How many of them have each key."""
+
     def get(self, key: bytes) -> Any:
         """Return a key's value, or None.
 
@@ -252,6 +255,8 @@ class OneServer(Forkable):
         access: redis-py's options of user, password and TLS, besides what the URL says.
     """
 
+    copies = 1
+
     def __init__(
         self,
         name: str,
@@ -307,6 +312,8 @@ class SentinelMaster(Forkable):
         access: redis-py's options of user, password, database and TLS for a pool to the master.
         sentinel_access: The same for a client to a Sentinel.
     """
+
+    copies = 1
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ def of_all(statistics: Statistics, told: Sequence[ProcessStatistics]) -> Statist
     return Statistics.merged(parts)
 
 
-_SHARED = frozenset({"entries", "weight", "capacity"})
+_SHARED = frozenset({"entries", "weight", "capacity", "nodes", "nodes_away"})
 """Of a level that processes share, these are the same in each, and not to be added up."""
 
 

@@ -72,6 +72,10 @@ class LevelStats:
     """Entries that left because nobody asked for them any more, and levels below have them."""
     away: bool = False
     """Whether it does not answer at the moment; the other counts are then unknown."""
+    nodes: int = 0
+    """Servers that the level consists of; 0: it consists of none."""
+    nodes_away: int = 0
+    """Servers among them that do not answer at the moment."""
 
 
 class Level(Protocol):

@@ -109,10 +109,12 @@ class HealthView(APIView):
 
 def _state(stats: LevelStats) -> str:
     """Return ``ok``, or how a level is away."""
-    if stats.away:
+    if stats.away or (stats.nodes_away and stats.nodes_away == stats.nodes):
         return "away"
     state = getattr(stats, "state", "closed")  # of its breaker, where it has one
-    return "ok" if state == "closed" else str(state)
+    if state != "closed":
+        return str(state)
+    return "partly_away" if stats.nodes_away else "ok"
 
 
 class ServingStatsView(APIView):

@@ -10,6 +10,7 @@ from cache_app.core.codec import Codec
 from cache_app.redis_level import RedisLevel
 from cache_app.redis_ring import RingNodes, node_name
 from plugins.errors import LevelUnavailable
+from serving_app.api.operation_views import _state
 from serving_app.core.ranking import Ranking
 from tests import servers
 from tests.cache_app.test_redis_level import stored
@@ -42,7 +43,7 @@ class Ring:
 
     def owners(self, key):
         """Return the servers that should have a key."""
-        nodes = self.nodes._ring.nodes(b"rs:" + key.encode(), self.nodes._replicas)
+        nodes = self.nodes._ring.nodes(b"rs:" + key.encode(), self.nodes.copies)
         return [self.servers[name] for name in nodes]
 
     def holders(self, key):
@@ -105,14 +106,13 @@ def killed(server):
 
 def test_keys_are_spread_and_found(ring):
     ring.fill()
-    replicas = ring.nodes._replicas
     for key in KEYS:
         assert set(ring.holders(key)) == set(ring.owners(key))
         assert found(ring, key)
     first = Counter(ring.owners(key)[0].port for key in KEYS)
     assert len(first) == 3
     assert min(first.values()) >= 15
-    assert ring.level.stats().entries == len(KEYS) * replicas
+    assert ring.level.stats().entries == len(KEYS)
     assert ring.level.remove(KEYS[0])
     assert not ring.level.remove(KEYS[0])
     assert ring.level.get(KEYS[0]) is None
@@ -121,11 +121,10 @@ def test_keys_are_spread_and_found(ring):
 
 def test_removals_reach_every_node(ring):
     ring.fill()
-    replicas = ring.nodes._replicas
     with_nine = [key for key in KEYS if "9" in key]
-    assert ring.level.remove_where(lambda key: "9" in key) == len(with_nine) * replicas
+    assert ring.level.remove_where(lambda key: "9" in key) == len(with_nine)
     assert not any(ring.holders(key) for key in with_nine)
-    assert ring.level.clear() == (len(KEYS) - len(with_nine)) * replicas
+    assert ring.level.clear() == (len(KEYS) - len(with_nine))
     assert [server.client.dbsize() for server in ring.servers.values()] == [0, 0, 0]
 
 
@@ -186,8 +185,7 @@ def test_with_two_replicas_a_dead_node_costs_nothing(double):
             double.level.remove(its[1])
         assert double.level.get(its[1]) is None
         stats = double.level.stats()
-        assert stats.state == "closed"
-        assert stats.errors == 0
+        assert (stats.state, stats.nodes, stats.nodes_away) == ("closed", 3, 1)
     comes_back(double, dead, its)
     assert all(found(double, key) for key in KEYS)
 
@@ -204,9 +202,35 @@ def test_without_any_node_every_call_is_unavailable_at_a_bounded_cost(single):
         for key in KEYS:
             with pytest.raises(PartlyUnavailable, match="failed a moment ago"):
                 single.level.get(key)
+        stats = single.level.stats()
+        assert (stats.state, stats.nodes, stats.nodes_away) == ("closed", 3, 3)
+        assert _state(stats) == "away"
     for server in single.servers.values():
         its = [key for key in KEYS if single.owners(key) == [server]]
         comes_back(single, server, its)
+
+
+def test_asking_for_the_counts_finds_that_all_nodes_are_back(single):
+    with contextlib.ExitStack() as stack:
+        for server in single.servers.values():
+            stack.enter_context(killed(server))
+        for _ in range(5):
+            single.level.stats()
+        assert {single.state(server) for server in single.servers.values()} == {"open"}
+        assert _state(single.level.stats()) == "away"
+
+    def back():
+        single.clock.advance(1.0)
+        return _state(single.level.stats()) == "ok"
+
+    wait_for(back, what="all nodes are used again")  # and nobody looked a key up
+
+
+def test_a_key_with_fewer_copies_than_usual_is_counted_once(double):
+    double.fill()
+    for key in KEYS[:10]:
+        double.owners(key)[0].client.delete(b"rs:" + key.encode())
+    assert double.level.clear() == len(KEYS)
 
 
 def test_a_stopped_node_is_passed_over_once_its_breaker_is_open(group, double):
