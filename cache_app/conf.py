@@ -143,6 +143,9 @@ class CacheSettings:
 
     tiers: Tiers = field(default_factory=Tiers)
     """``TIERS``: what makes an entry hot, warm or cold, and what follows from it."""
+    coherence: str = "bounded"
+    """``COHERENCE``: ``strict``: the database says at each request what has been invalidated;
+    ``bounded``: file and bus tell, which may take a moment between hosts."""
     epoch_file: Path | None = None
     """``EPOCH_FILE``: tells the processes of this host at once of invalidations; None: nothing
     does, and they look at the database now and then."""
@@ -183,7 +186,7 @@ def cache_settings() -> CacheSettings:
         cache,
         (
             *("NAMESPACE", "TTL", *_TIMES, "L1", "L2", "L3", "TIERS"),
-            *("EPOCH_FILE", "TRAIN_DICTIONARIES"),
+            *("COHERENCE", "EPOCH_FILE", "TRAIN_DICTIONARIES"),
         ),
     )
     values: dict[str, Any] = {}
@@ -204,6 +207,12 @@ def cache_settings() -> CacheSettings:
         values["l3"] = _l3(given["L3"], f'{cache}["L3"]')
     if "TIERS" in given:
         values["tiers"] = _tiers(given["TIERS"], f'{cache}["TIERS"]', values.get("l2"))
+    if "COHERENCE" in given:
+        if given["COHERENCE"] not in ("strict", "bounded"):
+            raise ImproperlyConfigured(
+                f'{cache}["COHERENCE"] must be "strict" or "bounded", not {given["COHERENCE"]!r}.'
+            )
+        values["coherence"] = given["COHERENCE"]
     if given.get("EPOCH_FILE") is not None:
         values["epoch_file"] = _file_path(given["EPOCH_FILE"], f'{cache}["EPOCH_FILE"]')
     if "TRAIN_DICTIONARIES" in given:

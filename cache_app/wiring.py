@@ -29,9 +29,10 @@ from cache_app.core.levels import Level, Levels, Stored
 from cache_app.core.memory import MemoryLevel
 from cache_app.core.tiers import TIERS
 from cache_app.embedded_level import EmbeddedLevel
+from cache_app.epoch_authority import EpochAuthority
 from cache_app.epoch_file import EpochFile
 from cache_app.epoch_signals import EpochSignals
-from cache_app.models import CompressionDictionary, Invalidation
+from cache_app.models import CompressionDictionary, Epoch, Invalidation
 from cache_app.redis_bus import EpochBus
 from cache_app.redis_cluster import ClusterNodes
 from cache_app.redis_lease import RedisLeases
@@ -170,19 +171,22 @@ def get_generations() -> Generations:
     if _generations is None:
         with _lock:
             if _generations is None:
-                _signals = _open_signals(cache_settings())
+                settings = cache_settings()
+                _signals = _open_signals(settings)
                 _closings.append(_signals.close)
-                _generations = Generations(_invalidations_after, hint=_signals.hint)
+                strict = settings.coherence == "strict"
+                hint = EpochAuthority(Epoch.now).hint if strict else _signals.hint
+                _generations = Generations(_invalidations_after, hint=hint)
     return _generations
 
 
 def _invalidations_after(epoch: int) -> Sequence[tuple[int, str]]:
     """Return the invalidations after an epoch; if they retire many keys, L1's policy hears of it.
 
-    A user's are few.
+    A user's, a tag's and a single key are few.
     """
     news = Invalidation.after(epoch)
-    if epoch and any(not scope.startswith(("u:", "mu:")) for _, scope in news):
+    if epoch and any(not scope.startswith(("u:", "mu:", "t:", "k:")) for _, scope in news):
         on_generation(cache_settings().namespace, epoch, news[-1][0])
     return news
 

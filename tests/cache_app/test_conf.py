@@ -77,6 +77,7 @@ def test_everything_can_be_set(settings):
         ({"TTl": 1}, r"has no key 'TTl'\. Did you mean 'TTL'\? Its keys: NAMESPACE, TTL, JITTER"),
         ({"L1": {"CAPACTY": 1}}, r"\[\"L1\"\] has no key 'CAPACTY'\. Did you mean 'CAPACITY'\?"),
         ({"L1": 5}, r"\[\"L1\"\] must be a dict"),
+        ({"COHERENCE": "eventual"}, r'\["COHERENCE"\] must be "strict" or "bounded", not'),
         ([], "must be a dict"),
         ({"NAMESPACE": ""}, r"\[\"NAMESPACE\"\] must be a text"),
         ({"TTL": 0}, r"\[\"TTL\"\] must be a positive number"),

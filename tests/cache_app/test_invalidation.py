@@ -59,9 +59,9 @@ def test_the_policy_of_l1_ages_when_many_keys_are_retired(
         invalidate(user_id="u")
         invalidate(user_id="u", model_name="m")
     assert heard == []
-    for scope in ({"model_name": "m"}, {"model_name": "m", "version": 1}, {}):
+    for each in ({"model_name": "m"}, {"model_name": "m", "version": 1}, {}):
         with django_capture_on_commit_callbacks(execute=True):
-            epoch = invalidate(**scope)
+            epoch = invalidate(**each)
         assert heard.pop() == ("recserve", epoch - 1, epoch)
     monkeypatch.setattr(wiring._in_memory._policy, "on_generation", lambda: None)
     with django_capture_on_commit_callbacks(execute=True):
