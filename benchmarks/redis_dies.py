@@ -1,15 +1,22 @@
-"""What callers notice when the Redis under L2 stands still, or dies, and comes back.
+"""What callers notice when Redis stands still, dies, is full, talks nonsense, or changes hands.
 
-Run: ``python -m benchmarks.redis_dies [--quick] [--json]``. A real server with the generated demo
-has a real Redis as L2, and four threads ask it over HTTP, each its next question as soon as it has
-an answer. Half of the questions are hot (L1), a third come back after L1 has forgotten them (L2),
-the others are new (the model). L1 is small, 60 entries, so that L2 has much to do. Meanwhile Redis
-gets SIGSTOP, SIGCONT, SIGKILL, and is started again, empty.
+Run: ``python -m benchmarks.redis_dies [--faults stop,kill,…] [--quick] [--json]``. A real server
+with the generated demo has real Redis servers below L1, and four threads ask it over HTTP, each its
+next question as soon as it has an answer. Half of the questions are hot (L1), a third come back
+after L1 has forgotten them (the Redis), the others are new (the model). L1 is small, 60 entries, so
+that the level below has much to do. Meanwhile one fault after the other is injected:
 
-The server's breaker must open within 250 ms: what was asked later, until Redis is back, is compared
-with what was asked in the healthy phases. What was asked in those 250 ms has a row of its own, and
-so has the recovery, until /health says that L2 is ok. With --quick a phase has some 300 requests:
-one pause of the server for another reason decides its 99th percentile.
+- one Redis as L2: ``stop`` (SIGSTOP), ``kill`` (SIGKILL, and a new, empty one), ``full``
+  (``noeviction`` and no room), ``rubbish`` (all keys are overwritten, 50 times a second);
+- three servers and three Sentinels as L3: ``failover`` (the master is killed);
+- a cluster of six as L3: ``slots`` (200 slots move to another master), ``node`` (a master is
+  killed, and its replica takes over).
+
+A breaker must open within 250 ms: what was asked later, until the fault is mended, is compared with
+what was asked in the healthy phases of the same servers. What was asked in those 250 ms has a row
+of its own, and so has the recovery: from the moment when the servers are well again until /health
+says that the level is. With --quick a phase has some 300 requests: one pause of the server for
+another reason decides its 99th percentile.
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ import httpx
 import numpy as np
 
 from tests import servers
+from tests.faults import ARRANGEMENTS, Arrangement, Fault
 from tests.journeys.conftest import ROOT, environment, free_port, manage
 
 THREADS = 4
@@ -47,13 +55,19 @@ MOST_ADDED = 20.0
 """Milliseconds that the 99th percentile may grow by, once it is open."""
 MOST_RECOVERY = 2.0
 """Seconds in which it must close, once Redis is back."""
+FAULTS = {
+    **dict.fromkeys(("stop", "kill", "full", "rubbish"), "one"),
+    "failover": "sentinel",
+    **dict.fromkeys(("slots", "node"), "cluster"),
+}
+"""The faults, with the arrangement of each."""
 HOT, POOL = 30, 150
 """Questions that come again at once, and those that come again later."""
 
 SETTINGS = """
 from recserve_project.settings import *
 
-RECSERVE["CACHE"]["L1"] = {"CAPACITY": 60}
+RECSERVE["CACHE"] |= {"L1": {"CAPACITY": 60}, **%r}
 """
 
 
@@ -109,8 +123,8 @@ class Load(threading.Thread):
 
 
 @contextlib.contextmanager
-def serving(redis: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Run a server with the generated demo; give its URL, a token, and the users."""
+def serving(cache: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+    """Run a server with the generated demo and these levels; give its URL, a token, the users."""
     with tempfile.TemporaryDirectory() as folder:
         var = Path(folder)
         port = free_port()
@@ -119,7 +133,7 @@ def serving(redis: str) -> Iterator[tuple[str, str, list[str]]]:
         demo = json.loads((var / "demo.json").read_text("utf-8"))
         ids = next((var / "models").glob("demo-*/factorisation_features/ids.npy"))
         users = [user.decode() for user in np.load(ids, allow_pickle=False)]
-        (var / "settings_of_redis_dies.py").write_text(SETTINGS, "utf-8")
+        (var / "settings_of_redis_dies.py").write_text(SETTINGS % (cache,), "utf-8")
         with (var / "server.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "manage.py", "serve", "--port", str(port)],
@@ -128,7 +142,6 @@ def serving(redis: str) -> Iterator[tuple[str, str, list[str]]]:
                     **environment(var),
                     "DJANGO_SETTINGS_MODULE": "settings_of_redis_dies",
                     "PYTHONPATH": os.pathsep.join((folder, os.environ.get("PYTHONPATH", ""))),
-                    "RECSERVE_REDIS_URL": redis,
                 },
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -155,52 +168,67 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def until_l2_is_ok(url: str, most: float = 20.0) -> float:
-    """Return how many seconds it took until /health said that L2 is ok, a look every 20 ms."""
+def until_ok(url: str, level: str, most: float = 20.0) -> float:
+    """Return how many seconds it took until /health said that the level is ok, every 20 ms."""
     began = time.monotonic()
     with httpx.Client(timeout=5) as client:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 health = client.get(f"{url}/api/v1/health").json()
-                if health["cache"]["l2"] == "ok":
+                if health["cache"][level] == "ok":
                     return time.monotonic() - began
             if time.monotonic() - began > most:
-                raise AssertionError(f"L2 was not ok within {most} s")
+                raise AssertionError(f"{level} was not ok within {most} s")
             time.sleep(0.02)
 
 
-def measure(
-    redis: servers.RedisServer, url: str, seconds: float
-) -> tuple[list[tuple[str, float]], dict[str, float]]:
-    """Go through the phases; return when each began, and how long each recovery took."""
-    began: list[tuple[str, float]] = []
-    recovery: dict[str, float] = {}
+class Phases:
+    """When each phase began, and how long each recovery took."""
 
-    def phase(name: str, lasts: float = 0.0) -> None:
-        began.append((name, time.monotonic()))
+    def __init__(self) -> None:
+        self.began: list[tuple[str, float]] = []
+        self.recovery: dict[str, float] = {}
+
+    def begin(self, name: str, lasts: float = 0.0) -> None:
+        """Begin a phase, and wait."""
+        self.began.append((name, time.monotonic()))
         time.sleep(lasts)
 
-    phase("warming up", seconds)
-    phase("healthy", seconds)
-    phase("SIGSTOP, first 250 ms")
-    redis.stop()
-    time.sleep(OPENING)
-    phase("SIGSTOP", seconds + BETWEEN_TRIES - OPENING)
-    phase("SIGCONT, until ok")
-    redis.go_on()
-    recovery["SIGCONT"] = until_l2_is_ok(url)
-    phase("healthy again", seconds)
-    phase("SIGKILL, first 250 ms")
-    redis.kill()
-    time.sleep(OPENING)
-    phase("SIGKILL", seconds + BETWEEN_TRIES - OPENING)
-    phase("restart, until ok")
-    redis.start()
-    redis.wait()
-    recovery["restart"] = until_l2_is_ok(url)
-    phase("healthy at last", seconds)
-    phase("end")
-    return began, recovery
+    def go_through(self, fault: Fault, url: str, level: str, seconds: float) -> None:
+        """Go through a fault, from a healthy phase to the recovery."""
+        name = fault.name
+        self.begin(f"healthy before {name}", seconds)
+        self.begin(f"{name}, first 250 ms")
+        began = time.monotonic()
+        fault.inject()
+        time.sleep(max(0.0, began + OPENING - time.monotonic()))
+        self.begin(name, seconds + BETWEEN_TRIES - OPENING)
+        fault.mend()
+        self.begin(f"{name}, until ok")
+        self.recovery[name] = until_ok(url, level)
+
+
+def measure(
+    arrangement: Arrangement, wanted: set[str], seconds: float
+) -> tuple[Phases, list[Asked]]:
+    """Go through the faults of an arrangement; return the phases, and what was asked."""
+    phases = Phases()
+    with serving(arrangement.cache) as (url, token, users):
+        threads = [Load(url, token, users, number) for number in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        phases.begin("warming up", seconds)
+        until_ok(url, arrangement.level)
+        for fault in arrangement.faults:
+            if fault.name in wanted:
+                phases.go_through(fault, url, arrangement.level, seconds)
+        phases.begin("healthy at last", seconds)
+        phases.begin("end")
+        for thread in threads:
+            thread.ended.set()
+        for thread in threads:
+            thread.join(60)
+    return phases, [each for thread in threads for each in thread.asked]
 
 
 def percentile(ordered: list[float], part: float) -> float:
@@ -221,36 +249,20 @@ def row(asked: list[Asked]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="phases of 2 s, not of 5")
-    parser.add_argument("--json", action="store_true", help="a JSON object as the last line")
-    options = parser.parse_args()
-    seconds = 2.0 if options.quick else 5.0
+def rows_of(phases: Phases, asked: list[Asked]) -> dict[str, dict[str, Any]]:
+    """Return a row for each phase; a request belongs to the one in which it was asked."""
+    by_phase: dict[str, list[Asked]] = {}
+    for (name, start), (_, end) in itertools.pairwise(phases.began):
+        by_phase[name] = [each for each in asked if start <= each.at < end]
+    healthy = [each for name, some in by_phase.items() if "healthy" in name for each in some]
+    kept = {name: some for name, some in by_phase.items() if "healthy" not in name and some}
+    return {"healthy": row(healthy), **{name: row(some) for name, some in kept.items()}}
 
-    with servers.one() as redis, serving(redis.url) as (url, token, users):
-        threads = [Load(url, token, users, number) for number in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        began, recovery = measure(redis, url, seconds)
-        for thread in threads:
-            thread.ended.set()
-        for thread in threads:
-            thread.join(60)
-    asked = [each for thread in threads for each in thread.asked]
 
-    # A request belongs to the phase in which it was asked.
-    phases: dict[str, list[Asked]] = {}
-    for (name, start), (_, end) in itertools.pairwise(began):
-        phases[name] = [each for each in asked if start <= each.at < end]
-    phases["all healthy phases"] = [
-        each for name, some in phases.items() if name.startswith("healthy") for each in some
-    ]
-    rows = {name: row(some) for name, some in phases.items() if some}
+def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
+    """Print a table."""
     sources = sorted({source for found in rows.values() for source in found["sources"]})
-    print(f"{THREADS} threads over HTTP, ms; the last columns are answers by source, in percent\n")
-    print(f"{'':23}{'requests':>9}{'not 2xx':>9}{'p50':>8}{'p99':>8}{'max':>8}", end="")
+    print(f"\n{title:23}{'requests':>9}{'not 2xx':>9}{'p50':>8}{'p99':>8}{'max':>8}", end="")
     print("".join(f"{source:>8}" for source in sources))
     for name, found in rows.items():
         print(f"{name:23}{found['requests']:9}{found['not_2xx']:9}", end="")
@@ -258,25 +270,59 @@ def main() -> None:
         of_all = 100 / found["requests"]
         print("".join(f"{found['sources'].get(source, 0) * of_all:8.1f}" for source in sources))
 
-    not_2xx = sum(not 200 <= each.status < 300 for each in asked)
-    bars = [("every answer 2xx", f"{not_2xx} of {len(asked)} were not", not_2xx == 0)]
-    healthy = rows["all healthy phases"]["p99"]
-    for name in ("SIGSTOP", "SIGKILL"):
+
+def bars_of(phases: Phases, rows: dict[str, dict[str, Any]]) -> list[tuple[str, str, bool]]:
+    """Return each bar with its figure, and whether it holds."""
+    bars = []
+    healthy = rows["healthy"]["p99"]
+    for name, took in phases.recovery.items():
         p99 = rows[name]["p99"]
-        figure = f"{p99:.1f} ms after {healthy:.1f} while healthy"
-        bars.append(
-            (f"{name}: p99 at most {MOST_ADDED:g} ms longer", figure, p99 - healthy <= MOST_ADDED)
-        )
-    for name, took in recovery.items():
-        bars.append(
-            (f"{name}: ok within {MOST_RECOVERY:g} s", f"{took:.2f} s", took <= MOST_RECOVERY)
-        )
+        bars += [
+            (
+                f"{name}: p99 at most {MOST_ADDED:g} ms longer",
+                f"{p99:.1f} ms after {healthy:.1f} while healthy",
+                p99 - healthy <= MOST_ADDED,
+            ),
+            (f"{name}: ok within {MOST_RECOVERY:g} s", f"{took:.2f} s", took <= MOST_RECOVERY),
+        ]
+    return bars
+
+
+def main() -> None:
+    """Measure, and print a table for each arrangement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", default=",".join(FAULTS), help="some of %(default)s")
+    parser.add_argument("--quick", action="store_true", help="phases of 2 s, not of 5")
+    parser.add_argument("--json", action="store_true", help="a JSON object as the last line")
+    options = parser.parse_args()
+    seconds = 2.0 if options.quick else 5.0
+    wanted = set(options.faults.split(","))
+    if unknown := wanted - set(FAULTS):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(FAULTS)}")
+
+    print(f"{THREADS} threads over HTTP, ms; the last columns are answers by source, in percent")
+    told: dict[str, Any] = {"phases": {}, "recovery_seconds": {}, "holds": {}}
+    bars: list[tuple[str, str, bool]] = []
+    not_2xx = requests = 0
+    for title, arrange in ARRANGEMENTS.items():
+        if not wanted & {fault for fault, of in FAULTS.items() if of == title}:
+            continue
+        with arrange() as arrangement:
+            phases, asked = measure(arrangement, wanted, seconds)
+        rows = rows_of(phases, asked)
+        show(title, rows)
+        bars += bars_of(phases, rows)
+        not_2xx += sum(not 200 <= each.status < 300 for each in asked)
+        requests += len(asked)
+        told["phases"][title] = rows
+        told["recovery_seconds"] |= phases.recovery
+    bars.insert(0, ("every answer 2xx", f"{not_2xx} of {requests} were not", not_2xx == 0))
     print()
     for bar, figure, holds in bars:
         print(f"{bar}: {figure}: {'holds' if holds else 'MISSED'}")
     if options.json:
-        told = {bar: holds for bar, _, holds in bars}
-        print(json.dumps({"phases": rows, "recovery_seconds": recovery, "holds": told}))
+        told["holds"] = {bar: holds for bar, _, holds in bars}
+        print(json.dumps(told))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ _PREFIX = b"rs-lease:"
 """Before every key. It is none of the level's (``rs:``), which removes and samples what it has."""
 _VALUES = b"rs:"
 """What `cache_app.redis_level` puts before the same key."""
+_FREE = b"return redis.call('PTTL', KEYS[1]) == -1 and redis.call('DEL', KEYS[1]) or 0"
 _RELEASE = b"return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
 
 
@@ -68,11 +69,16 @@ class RedisLeases:
             # The lease first: who had it before has stored the value before releasing it.
             commands.append(("SET", _PREFIX + text, token, "NX", "PX", self._milliseconds))
             commands.append(("EXISTS", _VALUES + text))
+            commands.append(("PTTL", _PREFIX + text))
         answers = self._ask(commands)
         if answers is None or len(answers) != len(commands):
             return [KeyLease(key, token) for key, token in zip(keys, tokens, strict=True)]
-        triples = zip(keys, tokens, answers[::2], answers[1::2], strict=True)
-        return [_lease(*each) for each in triples]
+        # A lease that never runs out is rubbish, which all would wait for again and again.
+        forever = [key for key, left in zip(keys, answers[2::3], strict=True) if left == -1]
+        if forever:
+            self._ask([("EVAL", _FREE, 1, _PREFIX + _text(key)) for key in forever])
+        each = zip(keys, tokens, answers[::3], answers[1::3], strict=True)
+        return [_lease(*of_key) for of_key in each]
 
     def release(self, leases: Sequence[KeyLease]) -> bool:
         """Give back leases that are still their takers'; return whether Redis answered."""

@@ -299,9 +299,9 @@ class RedisCluster:
         """The nodes' addresses."""
         return [server.address for server in self.servers]
 
-    def owner(self, key: bytes, *, besides: RedisServer | None = None) -> RedisServer:
-        """Return the master that has the slot of a key, as a node tells it."""
-        asked = next(server for server in self.servers if server is not besides)
+    def owner(self, key: bytes, *, of: RedisServer | None = None) -> RedisServer:
+        """Return the master that has the slot of a key, as a node, or the first one, tells it."""
+        asked = of or self.servers[0]
         slot = key_slot(key)
         for first, last, master, *_ in asked.client.execute_command("CLUSTER SLOTS"):
             if first <= slot <= last:

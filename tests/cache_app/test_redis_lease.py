@@ -112,6 +112,26 @@ def test_any_text_is_a_key(make):
 
 
 @pytest.mark.contract("C12")
+@pytest.mark.parametrize("kind", ["text", "list"])
+def test_rubbish_in_place_of_a_lease_is_waited_for_once(server, make, kind):
+    at = b"rs-lease:" + KEY.encode()
+    if kind == "text":
+        server.client.set(at, b"rubbish")  # it never runs out
+    else:
+        server.client.rpush(at, b"rubbish")
+    leases = make()
+    assert take(leases) is None
+    lease = take(leases)
+    assert lease.token
+    assert server.client.pttl(at) > 0
+    server.client.delete(at)
+    server.client.rpush(at, b"rubbish")
+    leases.release([lease])  # it is not there to be released
+    assert take(leases) is None
+    assert take(leases).token
+
+
+@pytest.mark.contract("C12")
 def test_without_a_server_nobody_waits_and_soon_nobody_asks(make):
     with servers.one() as server:
         leases = make(url=server.url, timeout=0.05)
