@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,9 +191,7 @@ def cache_settings() -> CacheSettings:
     )
     values: dict[str, Any] = {}
     if "NAMESPACE" in given:
-        values["namespace"] = _text(given["NAMESPACE"], f'{cache}["NAMESPACE"]')
-        if len(values["namespace"]) > 200:
-            raise ImproperlyConfigured(f'{cache}["NAMESPACE"] must have 200 characters at most.')
+        values["namespace"] = _namespace(given["NAMESPACE"], f'{cache}["NAMESPACE"]')
     if "TTL" in given:
         values["ttl"] = _positive(given["TTL"], f'{cache}["TTL"]')
     for key, most in _TIMES.items():
@@ -208,11 +206,9 @@ def cache_settings() -> CacheSettings:
     if "TIERS" in given:
         values["tiers"] = _tiers(given["TIERS"], f'{cache}["TIERS"]', values.get("l2"))
     if "COHERENCE" in given:
-        if given["COHERENCE"] not in ("strict", "bounded"):
-            raise ImproperlyConfigured(
-                f'{cache}["COHERENCE"] must be "strict" or "bounded", not {given["COHERENCE"]!r}.'
-            )
-        values["coherence"] = given["COHERENCE"]
+        values["coherence"] = _one_of(
+            given["COHERENCE"], ("strict", "bounded"), f'{cache}["COHERENCE"]'
+        )
     if given.get("EPOCH_FILE") is not None:
         values["epoch_file"] = _file_path(given["EPOCH_FILE"], f'{cache}["EPOCH_FILE"]')
     if "TRAIN_DICTIONARIES" in given:
@@ -481,6 +477,19 @@ def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise ImproperlyConfigured(f"{where} must be a text that is not empty, not {value!r}.")
     return value
+
+
+def _namespace(value: Any, where: str) -> str:
+    if len(_text(value, where)) > 200:
+        raise ImproperlyConfigured(f"{where} must have 200 characters at most.")
+    return str(value)
+
+
+def _one_of(value: Any, choices: Sequence[str], where: str) -> str:
+    if value not in choices:
+        words = " or ".join(f'"{choice}"' for choice in choices)
+        raise ImproperlyConfigured(f"{where} must be {words}, not {value!r}.")
+    return str(value)
 
 
 def _positive(value: Any, where: str) -> float:
