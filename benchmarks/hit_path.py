@@ -1,6 +1,8 @@
 """What a hit in L1 costs, and what an entry weighs, beside cachetools and a bare dict.
 
-Run: ``python -m benchmarks.hit_path [--quick] [--json]``; it needs ``requirements/bench.txt``.
+Run: ``python -m benchmarks.hit_path [--quick] [--json] [--plot FILE]``; it needs
+``requirements/bench.txt``, and ``requirements/extras.txt`` for a plot. ``--plot`` measures
+something else: what a hit costs with 1,000 to 1,000,000 entries, asked for at random.
 Rounds of all contestants are interleaved, so that a slow moment of the machine hits all alike;
 the figures are medians. The bars compare ``get`` with ``get``, which both answer None for a miss;
 cachetools' subscription, which raises instead, is faster and has its own rows.
@@ -10,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import json
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 from typing import Any
 
@@ -34,8 +37,10 @@ def memory_level(policy: Callable[..., Any], size: int) -> MemoryLevel:
     return MemoryLevel(policy, capacity=size, rng=Random(0))
 
 
-def contestants(keys: list[str]) -> Mapping[str, Callable[[str], Any]]:
-    """Return full caches' look-ups by name."""
+def contestants(
+    keys: list[str], only: Collection[str] | None = None
+) -> Mapping[str, Callable[[str], Any]]:
+    """Return full caches' look-ups by name; of ours, only those named."""
     size, expires = len(keys), time.time() + TTL
     bare = {key: object() for key in keys}
     lru: LRUCache[str, object] = LRUCache(size)
@@ -50,6 +55,8 @@ def contestants(keys: list[str]) -> Mapping[str, Callable[[str], Any]]:
         "cachetools.TTLCache[]": ttl.__getitem__,
     }
     for name, policy in recserve_eviction_policies().items():
+        if only is not None and f"L1 {name} ({policy.hit_mode})" not in only:  # type: ignore[attr-defined]
+            continue
         level = memory_level(policy, size)
         for key in keys:
             level.put(key, Stored(object(), 0.0, expires))
@@ -67,6 +74,60 @@ def nanoseconds(get: Callable[[str], Any], asked: list[str]) -> float:
     for key in asked:
         get(key)
     return (time.thread_time_ns() - started) / len(asked)
+
+
+GROWING = ("dict", "cachetools.LRUCache", "L1 sieve (flag)", "L1 lru (stamp)", "L1 s3fifo (count)")
+"""Whose cost is plotted by size."""
+
+
+def by_size(sizes: list[int], rounds: int, asks: int) -> dict[str, list[float]]:
+    """Return what a hit costs with each number of entries, by name, medians, in nanoseconds."""
+    grown: dict[str, list[float]] = {name: [] for name in GROWING}
+    for size in sizes:
+        keys = [f"recserve:default:1:all:i{number}" for number in range(size)]
+        asked = Random(size).choices(keys, k=asks)
+        everyone = contestants(keys, only=GROWING)
+        times: dict[str, list[float]] = {name: [] for name in GROWING}
+        for _ in range(rounds):
+            for name in GROWING:
+                times[name].append(nanoseconds(everyone[name], asked))
+        for name in GROWING:
+            grown[name].append(statistics.median(times[name]))
+        del everyone
+        gc.collect()
+    return grown
+
+
+def draw(sizes: list[int], grown: Mapping[str, list[float]], path: str) -> None:
+    """Write the plot of `by_size`."""
+    from matplotlib.figure import Figure  # an extra
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, costs in grown.items():
+        axes.plot(sizes, costs, marker="o", label=name)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("entries, asked for at random")
+    axes.set_ylabel("ns a hit, loop included")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+def print_growth(*, quick: bool, plot: str, as_json: bool) -> None:
+    """Measure by size, print a table, and draw it."""
+    sizes = [1_000, 10_000, 100_000] if quick else [1_000, 10_000, 100_000, 1_000_000]
+    gc.disable()
+    grown = by_size(sizes, *((3, 20_000) if quick else (5, 50_000)))
+    print(f"{'ns a hit by entries':28}" + "".join(f"{size:>12,}" for size in sizes))
+    for name, costs in grown.items():
+        print(f"{name:28}" + "".join(f"{cost:12.0f}" for cost in costs))
+    over = [ours - bare for ours, bare in zip(grown[GROWING[2]], grown["dict"], strict=True)]
+    print(f"{'sieve beyond dict':28}" + "".join(f"{cost:12.0f}" for cost in over))
+    draw(sizes, grown, plot)
+    if as_json:
+        print(json.dumps({"sizes": sizes, "ns_per_hit": grown}))
 
 
 def bytes_per_entry(fill: Callable[[list[tuple[str, object]]], object], size: int) -> float:
@@ -124,7 +185,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", action="store_true", help="a JSON object as the last line")
+    parser.add_argument("--plot", metavar="FILE", help="cost by number of entries, drawn")
     options = parser.parse_args()
+    if options.plot:
+        if importlib.util.find_spec("matplotlib") is None:
+            parser.error("--plot needs matplotlib: pip install -r requirements/extras.txt")
+        print_growth(quick=options.quick, plot=options.plot, as_json=options.json)
+        return
     rounds, asks, size = (7, 20_000, 2_000) if options.quick else (25, 100_000, 2_000)
     keys = [f"recserve:default:1:all:i{number}" for number in range(size)]
     asked = Random(0).choices(keys, k=asks)
