@@ -14,9 +14,9 @@ that the level below has much to do. Meanwhile one fault after the other is inje
 
 A breaker must open within 250 ms: what was asked later, until the fault is mended, is compared with
 what was asked in the healthy phases of the same servers. What was asked in those 250 ms has a row
-of its own, and so has the recovery: from the moment when the servers are well again until /health
-says that the level is. With --quick a phase has some 300 requests: one pause of the server for
-another reason decides its 99th percentile.
+of its own, and so has the recovery, until /health says that the level is ok; its seconds count from
+the moment when the servers are well again. With --quick a phase has some 300 requests: one pause of
+the server for another reason decides its 99th percentile.
 """
 
 from __future__ import annotations
@@ -203,8 +203,9 @@ class Phases:
         fault.inject()
         time.sleep(max(0.0, began + OPENING - time.monotonic()))
         self.begin(name, seconds + BETWEEN_TRIES - OPENING)
-        fault.mend()
+        # Starting a server stops this process, and with it the clients, for a moment.
         self.begin(f"{name}, until ok")
+        fault.mend()
         self.recovery[name] = until_ok(url, level)
 
 

@@ -16,8 +16,8 @@ from cache_app.core.freshness import Freshness
 from cache_app.core.tiers import TIERS, TierRule, Tiers
 from cache_app.embedded_level import LEAST_BYTES
 from cache_app.redis_access import ACCESS, ANYONE, Access, alias, read_access, redis_url
+from cache_app.redis_connections import Address
 from cache_app.redis_ring import node_name
-from cache_app.redis_servers import Address
 from plugins.options import did_you_mean
 
 __all__ = [

@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cache_app.redis_servers import ERRORS
+from cache_app.redis_connections import ERRORS
 
 __all__ = ["EpochBus"]
 

@@ -26,7 +26,7 @@ from django_redis.client import DefaultClient
 from django_redis.pool import ConnectionFactory
 
 from cache_app.core.breaker import Breaker
-from cache_app.redis_servers import ERRORS, connection_options
+from cache_app.redis_connections import ERRORS, connection_options
 
 __all__ = ["BreakingClient", "BreakingFactory", "GuardedRedis"]
 

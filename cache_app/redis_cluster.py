@@ -26,14 +26,10 @@ from redis.exceptions import AskError, MovedError, ResponseError
 
 from cache_app.core.breaker import Breaker, PartlyUnavailable, PoolExhausted
 from cache_app.core.merged_reads import MergedReads
-from cache_app.redis_servers import (
+from cache_app.redis_connections import (
     AWAY,
     ERRORS,
-    TURN,
     Address,
-    Forkable,
-    Handle,
-    Server,
     close_idle,
     connect,
     execute,
@@ -41,6 +37,7 @@ from cache_app.redis_servers import (
     pool_options,
     together,
 )
+from cache_app.redis_servers import TURN, Forkable, Handle, Server
 from plugins.errors import LevelUnavailable
 
 __all__ = ["ClusterNodes"]

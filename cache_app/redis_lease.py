@@ -10,7 +10,8 @@ from redis.exceptions import ResponseError
 
 from cache_app.core.breaker import Breaker
 from cache_app.core.lease_waits import LEASE_SECONDS, KeyLease
-from cache_app.redis_servers import Command, OneServer
+from cache_app.redis_connections import Command
+from cache_app.redis_servers import OneServer
 from plugins.errors import LevelUnavailable
 
 __all__ = ["RedisLeases"]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cache_app import redis_servers
+from cache_app import redis_connections
 from cache_app.core.breaker import Breaker, GuardedLevel, PartlyUnavailable, PoolExhausted
 from cache_app.core.codec import Codec
 from cache_app.core.levels import Levels, Stored
@@ -166,7 +166,7 @@ def test_a_value_that_cannot_be_kept_replaces_nothing_by_nothing(server, caplog)
 
 @pytest.mark.parametrize("kind", ["one", "cluster"])
 def test_many_threads_get_their_own_values_over_few_connections(server, kind, monkeypatch):
-    monkeypatch.setattr(redis_servers, "_CONNECTIONS", 1)
+    monkeypatch.setattr(redis_connections, "_CONNECTIONS", 1)
     with contextlib.ExitStack() as stack:
         if kind == "one":
             behind = OneServer("l2", server.url, timeout=5.0)
@@ -198,7 +198,7 @@ def test_many_threads_get_their_own_values_over_few_connections(server, kind, mo
 
 @pytest.mark.contract("C12")
 def test_used_up_connections_say_nothing_about_the_server(server, monkeypatch):
-    monkeypatch.setattr(redis_servers, "_CONNECTIONS", 1)
+    monkeypatch.setattr(redis_connections, "_CONNECTIONS", 1)
     behind = OneServer("l2", server.url, timeout=2.0)
     pool = behind._client.connection_pool
     pool.timeout = 0.01
