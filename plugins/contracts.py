@@ -69,6 +69,9 @@ class RecommendationRequest:
     """The user asking."""
     model_name: str = "default"
     """The registered model that should answer."""
+    alias: str = ""
+    """An alias of the model, or the number of a version that has one; empty: production, or the
+    canary for its share of the users."""
     features: Mapping[str, float] | Sequence[float] | None = None
     """Feature values by name, or in the declared order; None: ask the feature source."""
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -103,6 +106,9 @@ class Recommendation:
     """Seconds since the answer, out of the cache, became stale; 0: it is fresh."""
     degraded: bool = False
     """Whether a stale answer or a fallback stands in for the model, which could not answer."""
+    alias: str = ""
+    """What led to the version: ``production``, ``canary``, the alias that was asked for; empty if
+    its number was asked for, or a fallback answers."""
 
     @property
     def cached(self) -> bool:

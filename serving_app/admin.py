@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy as _
 
 from cache_app import theme
 from plugins import RecserveError
-from serving_app import registration, wiring
+from serving_app import promotion, registration, wiring
 from serving_app.forms import RegisterVersionForm, ServedModelForm, TryForm, pretty
 from serving_app.models import Activation, ModelVersion, Promotion, ServedModel
 
@@ -107,7 +107,7 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ServedModel]:
         """Return the models with what the list shows of them."""
         rows: QuerySet[ServedModel] = super().get_queryset(request)
-        return rows.select_related("live_version__model").prefetch_related("activations")
+        return rows.prefetch_related("activations", "aliases__version__model")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Return also the name once it exists: clients ask by it."""
@@ -116,14 +116,15 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
     @admin.display(description=_("live version"))
     def live(self, model: ServedModel) -> str:
         """Return the live version with a link."""
-        if model.live_version is None:
+        version = model.live_version if model.pk else None
+        if version is None:
             return "—"
-        url = reverse("admin:serving_app_modelversion_change", args=(model.live_version.pk,))
-        return format_html('<a href="{}">{}</a>', url, model.live_version)
+        url = reverse("admin:serving_app_modelversion_change", args=(version.pk,))
+        return format_html('<a href="{}">{}</a>', url, version)
 
     @admin.display(description=_("processes"))
     def processes(self, model: ServedModel) -> str:
-        """Return in how many processes the live version is where."""
+        """Return how many versions are where, counted in every process."""
         rows = model.activations.all()
         counts = {state: sum(row.state == state for row in rows) for state in Activation.State}
         shown = [f"{n} {state.label}" for state, n in counts.items() if n]
@@ -146,11 +147,10 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
         """Undo the last promotion of each model."""
         for model in queryset:
             try:
-                version = registration.roll_back(model)
+                version = promotion.roll_back(model, by=_user(request))
             except ValidationError as error:
                 self.message_user(request, " ".join(error.messages), messages.ERROR)
                 continue
-            self.log_change(request, model, f"Rolled back to {version}")
             _say_live(self, request, version)
 
     def has_administer_permission(self, request: HttpRequest) -> bool:
@@ -197,6 +197,11 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
                 "took": took,
             },
         )
+
+
+def _user(request: HttpRequest) -> User:
+    assert isinstance(request.user, User), "admin_view lets nobody else in"
+    return request.user
 
 
 def _say_live(owner: Any, request: HttpRequest, version: ModelVersion) -> None:
@@ -306,7 +311,7 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
     @admin.display(description=_("live"), boolean=True)
     def live(self, version: ModelVersion) -> bool:
         """Return whether this is the model's live version."""
-        return version.model.live_version_id == version.pk
+        return version.in_production
 
     @admin.display(description=_("valid"), boolean=True)
     def sound(self, version: ModelVersion) -> bool:
@@ -333,14 +338,12 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
         if queryset.values("model").distinct().count() != queryset.count():
             self.message_user(request, _("Choose one version of a model."), messages.ERROR)
             return
-        assert request.user.is_authenticated, "admin_view lets nobody else in"
         for version in queryset:
             try:
-                registration.promote(version, by=request.user)
+                promotion.promote(version, by=_user(request))
             except ValidationError as error:
                 self.message_user(request, " ".join(error.messages), messages.ERROR)
                 continue
-            self.log_change(request, version.model, f"Made {version} live")
             _say_live(self, request, version)
 
     @admin.action(description=_("Validate again"), permissions=["administer"])

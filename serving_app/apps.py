@@ -30,12 +30,13 @@ class ServingConfig(AppConfig):
         from cache_app.wiring import set_value_type  # noqa: PLC0415
         from serving_app.checks import check_settings  # noqa: PLC0415
         from serving_app.core.ranking import Ranking  # noqa: PLC0415
-        from serving_app.models import ServedModel  # noqa: PLC0415
+        from serving_app.models import Alias, ServedModel  # noqa: PLC0415
 
         set_value_type(Ranking)
         checks.register(check_settings)
         for changed in (post_save, post_delete):
             changed.connect(wake_reconciler, sender=ServedModel)
+            changed.connect(wake_reconciler, sender=Alias)
         post_migrate.connect(create_groups, sender=self)
 
 

@@ -34,6 +34,8 @@ class ServingSettings:
     """The largest context, as JSON."""
     reconcile_seconds: float = 1.0
     """How often a process looks for changes that another one made."""
+    keep_seconds: float = 300.0
+    """How long a version that left production stays in memory, for a roll-back."""
     startup_seconds: float = 60.0
     """How long a starting server process may load models before it takes requests all the same."""
     validation_seconds: float = 120.0

@@ -1,4 +1,4 @@
-"""The registry: which models exist, in which versions, and which version should be live."""
+"""The registry: which models exist, in which versions, and what each process runs of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,22 @@ from django.utils.translation import gettext_lazy as _
 
 from plugins import InvalidOptions, UnknownPlugin
 from plugins.apps import get_registry
+from serving_app.core.live_models import PRODUCTION
 from serving_app.core.probe import signature_from_json
 from serving_app.core.version_record import VersionRecord
+from serving_app.release_models import Alias, RollOut, RollOutStep
+
+__all__ = [
+    "MODEL_NAME",
+    "Activation",
+    "Alias",
+    "ModelVersion",
+    "ProcessStatistics",
+    "Promotion",
+    "RollOut",
+    "RollOutStep",
+    "ServedModel",
+]
 
 MODEL_NAME = RegexValidator(
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z",
@@ -36,16 +50,6 @@ class ServedModel(models.Model):
         help_text=_("Clients send it as model_name; 'default' answers those who send none."),
     )
     description = models.TextField(_("description"), blank=True)
-    live_version = models.ForeignKey(
-        "ModelVersion",
-        on_delete=models.RESTRICT,
-        null=True,
-        blank=True,
-        editable=False,
-        related_name="+",
-        verbose_name=_("live version"),
-        help_text=_("The version that every process should answer with."),
-    )
     executor = models.CharField(
         _("executor"),
         max_length=64,
@@ -86,6 +90,12 @@ class ServedModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def live_version(self) -> ModelVersion | None:
+        """Return the version in production: the one that every process should answer with."""
+        aliases = self.aliases.all()
+        return next((alias.version for alias in aliases if alias.name == PRODUCTION), None)
 
     def clean(self) -> None:
         """Check the executor and its options.
@@ -199,6 +209,11 @@ class ModelVersion(models.Model):
         row.stored = dict(zip(field_names, values, strict=True))
         return row
 
+    @property
+    def in_production(self) -> bool:
+        """Return whether this is the model's live version."""
+        return any(alias.name == PRODUCTION for alias in self.aliases.all())
+
     def record(self) -> VersionRecord:
         """Return the version as plain values."""
         return VersionRecord(
@@ -280,13 +295,14 @@ class ProcessStatistics(models.Model):
 
 
 class Activation(models.Model):
-    """What one serving process made of a model's live version."""
+    """What one serving process made of one version that should be live."""
 
     class State(models.TextChoices):
         """Where the process is with the version."""
 
         LOADING = "loading", _("loading")
         LIVE = "live", _("live")
+        WARM = "warm", _("kept for a roll-back")
         FAILED = "failed", _("failed")
 
     process = models.CharField(_("process"), max_length=255, help_text=_("Host and process id."))
@@ -310,13 +326,13 @@ class Activation(models.Model):
     seen = models.DateTimeField(_("last seen"))
 
     class Meta:
-        """Names, order, and one row per process and model."""
+        """Names, order, and one row per process and version."""
 
         verbose_name = _("activation")
         verbose_name_plural = _("activations")
-        ordering = ("model__name", "process")
+        ordering = ("model__name", "process", "version__number")
         constraints = (
-            models.UniqueConstraint(fields=("process", "model"), name="unique_activation"),
+            models.UniqueConstraint(fields=("process", "version"), name="unique_activation"),
         )
 
     def __str__(self) -> str:

@@ -30,8 +30,9 @@ def own(live: LiveModels, recommender: Recommender) -> Statistics:
         versions={
             name: {
                 version.record.version: VersionStats(version.record.framework, 1, version.stats())
+                for version in routes.versions
             }
-            for name, version in live.live().items()
+            for name, routes in live.routes().items()
         },
         codecs=codec_stats(),
         negative=recommender.negative_stats(),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
@@ -22,7 +21,19 @@ from serving_app.core.live_version import open_feature_source
 from serving_app.core.probe import probe_in_process, signature_as_json
 from serving_app.core.ranking import read_catalogue
 from serving_app.core.version_record import VersionRecord
-from serving_app.models import MODEL_NAME, ModelVersion, Promotion, ServedModel
+from serving_app.models import MODEL_NAME, ModelVersion, ServedModel
+from serving_app.promotion import promote, roll_back
+
+__all__ = [
+    "Draft",
+    "Validated",
+    "add",
+    "promote",
+    "register",
+    "revalidate",
+    "roll_back",
+    "validate",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,47 +193,3 @@ def revalidate(version: ModelVersion) -> str:
     version.validated = timezone.now()
     version.save(update_fields=["problem", "validated"])
     return version.problem
-
-
-def promote(version: ModelVersion, *, by: User | None = None) -> None:
-    """Make a version the live one of its model. Serving processes follow within moments.
-
-    Making the live version live again changes nothing.
-
-    Raises:
-        ValidationError: The last validation found a problem with the version.
-    """
-    if version.problem:
-        raise ValidationError(
-            f"{version} failed its last validation: {version.problem} Mend it, validate it again, "
-            "and then make it live."
-        )
-    with transaction.atomic():
-        model = ServedModel.objects.select_for_update().get(pk=version.model_id)
-        if model.live_version_id == version.pk:
-            return
-        Promotion.objects.create(
-            model=model, version=version, replaced_id=model.live_version_id, by=by
-        )
-        model.live_version = version
-        model.save(update_fields=["live_version", "changed"])
-
-
-def roll_back(model: ServedModel) -> ModelVersion:
-    """Undo the model's last promotion, and return the version that is live again.
-
-    Rolling back again undoes the promotion before it.
-
-    Raises:
-        ValidationError: No promotion is left to undo.
-    """
-    with transaction.atomic():
-        model = ServedModel.objects.select_for_update().get(pk=model.pk)
-        last = model.promotions.filter(rolled_back=None).first()
-        if last is None or last.replaced is None:
-            raise ValidationError(f"{model.name} has no earlier live version to go back to.")
-        last.rolled_back = timezone.now()
-        last.save(update_fields=["rolled_back"])
-        model.live_version = last.replaced
-        model.save(update_fields=["live_version", "changed"])
-        return last.replaced

@@ -20,7 +20,7 @@ from serving_app.conf import serving_settings
 from serving_app.core.live_models import LiveModels
 from serving_app.core.live_version import open_version
 from serving_app.core.recommender import Recommender
-from serving_app.models import ServedModel
+from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
 
 
@@ -114,11 +114,21 @@ def _activated(model_name: str, version: int) -> None:
     get_registry().announce_model_activated(model_name, version)
 
 
+def _is_registered(label: str) -> bool:
+    """Return whether there is such a model, or alias or version of a model."""
+    name, _, alias = label.partition("@")
+    if not alias:
+        return ServedModel.objects.filter(name=name).exists()
+    if alias.isdecimal():
+        return ModelVersion.objects.filter(model__name=name, number=int(alias)).exists()
+    return Alias.objects.filter(model__name=name, name=alias).exists()
+
+
 def _build() -> Serving:
     serving = serving_settings()
     cache = cache_settings()
     registry = get_registry()
-    live = LiveModels(lambda name: ServedModel.objects.filter(name=name).exists())
+    live = LiveModels(_is_registered)
     levels = get_levels()
     refresh_dictionaries()  # before a look-up meets an entry that needs one
     recommender = Recommender(
@@ -142,5 +152,6 @@ def _build() -> Serving:
         open_version=functools.partial(open_version, store=serving.model_store, registry=registry),
         activated=_activated,
         interval=serving.reconcile_seconds,
+        keep=serving.keep_seconds,
     )
     return Serving(live, recommender, reconciler)

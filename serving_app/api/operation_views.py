@@ -26,9 +26,10 @@ from serving_app.cache_statistics import cache_statistics
 from serving_app.conf import serving_settings
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.latency import LatencySummary
+from serving_app.core.live_models import PRODUCTION
 from serving_app.core.request_counts import RecommenderStats
 from serving_app.core.statistics import Statistics
-from serving_app.models import ServedModel
+from serving_app.models import Alias
 from serving_app.reconciler import process_name
 
 
@@ -73,13 +74,14 @@ class HealthView(APIView):
         Operators also see which models and versions are live.
         """
         serving = wiring.get_serving()
-        live = {name: v.record.version for name, v in serving.live.live().items()}
+        live = {
+            (name, alias): version.record.version
+            for name, routes in serving.live.routes().items()
+            for alias, version in routes.aliases.items()
+        }
         try:
-            wanted = dict(
-                ServedModel.objects.exclude(live_version=None).values_list(
-                    "name", "live_version__number"
-                )
-            )
+            rows = Alias.objects.values_list("model__name", "name", "version__number")
+            wanted = {(model, alias): number for model, alias, number in rows}
             database = "ok"
         except DatabaseError:
             wanted, database = {}, "down"
@@ -95,14 +97,17 @@ class HealthView(APIView):
             "status": "ok" if sound else "degraded",
             "ready": ready,
             "database": database,
-            "models_live": len(live),
+            "models_live": len({name for name, _ in live}),
             "cache": cache,
         }
         if database == "ok" and CanOperate().has_permission(request, self):
             body["process"] = process_name()
             body["models"] = {
-                name: {"live": live.get(name), "wanted": wanted.get(name)}
-                for name in sorted(live.keys() | wanted.keys())
+                name if alias == PRODUCTION else f"{name}@{alias}": {
+                    "live": live.get((name, alias)),
+                    "wanted": wanted.get((name, alias)),
+                }
+                for name, alias in sorted(live.keys() | wanted.keys())
             }
         return Response(body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -14,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
-from serving_app import registration, wiring
+from serving_app import promotion, registration, wiring
 from serving_app.api import serializers
 from serving_app.api.permissions import CanOperateOrAdminister
 from serving_app.models import ModelVersion, ServedModel
@@ -27,14 +28,12 @@ def _user(request: Request) -> User | None:
 class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
     """Models."""
 
-    queryset = ServedModel.objects.select_related("live_version").prefetch_related(
-        "activations__version"
-    )
+    queryset = ServedModel.objects.prefetch_related("activations__version", "aliases__version")
     serializer_class = serializers.ServedModelSerializer
     permission_classes = (CanOperateOrAdminister,)
     lookup_field = "name"
     lookup_value_regex = "[^/]+"
-    http_method_names = ("get", "post", "patch", "delete", "head", "options")
+    http_method_names = ("get", "post", "put", "patch", "delete", "head", "options")
     filterset_fields = ("executor",)
     search_fields = ("name", "description")
     ordering_fields = ("name", "changed")
@@ -47,7 +46,7 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
         wanted = serializers.PromoteSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         version = get_object_or_404(model.versions, number=wanted.validated_data["version"])
-        registration.promote(version, by=_user(request))
+        promotion.promote(version, by=_user(request))
         return self._gone_live(model, version, wanted.validated_data["wait_seconds"])
 
     @extend_schema(request=None, responses=serializers.GoLiveSerializer)
@@ -55,7 +54,7 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
     def rollback(self, request: Request, name: str) -> Response:
         """Undo the model's last promotion."""
         model = self.get_object()
-        return self._gone_live(model, registration.roll_back(model), 30.0)
+        return self._gone_live(model, promotion.roll_back(model, by=_user(request)), 30.0)
 
     @extend_schema(responses=serializers.PromotionSerializer(many=True))
     @action(detail=True, methods=["get"], filterset_fields=None, search_fields=None)
@@ -64,6 +63,35 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
         rows = self.get_object().promotions.select_related("version", "replaced", "by")
         page: Any = self.paginate_queryset(rows)  # type: ignore[arg-type]  # of another model
         return self.get_paginated_response(serializers.PromotionSerializer(page, many=True).data)
+
+    @extend_schema(responses=serializers.AliasSerializer(many=True))
+    @action(detail=True, methods=["get"], filterset_fields=None, search_fields=None)
+    def aliases(self, request: Request, name: str) -> Response:
+        """Return the model's aliases."""
+        rows = self.get_object().aliases.select_related("version")
+        page: Any = self.paginate_queryset(rows)  # type: ignore[arg-type]  # of another model
+        return self.get_paginated_response(serializers.AliasSerializer(page, many=True).data)
+
+    @extend_schema(
+        methods=["PUT"],
+        request=serializers.AliasSerializer,
+        responses=serializers.AliasSerializer,
+    )
+    @extend_schema(methods=["DELETE"], request=None, responses={204: None})
+    @action(detail=True, methods=["put", "delete"], filterset_fields=None, search_fields=None)
+    def alias(self, request: Request, name: str, alias: str) -> Response:
+        """Let an alias lead to a version, or take the alias away."""
+        model = self.get_object()
+        if request.method == "DELETE":
+            promotion.remove_alias(get_object_or_404(model.aliases, name=alias), by=_user(request))
+            return Response(status=204)
+        wanted = serializers.AliasSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        given = wanted.validated_data
+        version = get_object_or_404(model.versions, number=given["version"]["number"])
+        percent = Decimal(str(given["percent"]))
+        row = promotion.set_alias(version, alias, percent=percent, by=_user(request))
+        return Response(serializers.AliasSerializer(row).data)
 
     def _gone_live(self, model: ServedModel, version: ModelVersion, timeout: float) -> Response:
         here = wiring.get_serving().reconciler.follow(model.name, version.number, timeout)
@@ -82,7 +110,7 @@ class ModelVersionViewSet(
 ):
     """Versions of a model."""
 
-    queryset = ModelVersion.objects.select_related("model")
+    queryset = ModelVersion.objects.select_related("model").prefetch_related("aliases")
     serializer_class = serializers.ModelVersionSerializer
     permission_classes = (CanOperateOrAdminister,)
     lookup_field = "number"

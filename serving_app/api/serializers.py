@@ -12,14 +12,16 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from serving_app.models import Activation, ModelVersion, Promotion, ServedModel
+from serving_app.models import Activation, Alias, ModelVersion, Promotion, ServedModel
 
 
 class RecommendationRequestSerializer(serializers.Serializer[Any]):
     """One question."""
 
     user_id = serializers.CharField(help_text="The user: a string or a whole number.")
-    model_name = serializers.CharField(default="default")
+    model_name = serializers.CharField(
+        default="default", help_text="The model; model@alias or model@version for one of its own."
+    )
     features = serializers.JSONField(
         required=False,
         help_text="Values by name, or a list in the model's order; absent: the feature source.",
@@ -42,6 +44,10 @@ class RecommendationSerializer(serializers.Serializer[Any]):
     titles = serializers.ListField(child=serializers.CharField(), required=False)
     model_name = serializers.CharField()
     model_version = serializers.IntegerField(allow_null=True)
+    alias = serializers.CharField(
+        allow_null=True,
+        help_text="production, canary, or the alias asked for; null for a version or a fallback.",
+    )
     latency_ms = serializers.FloatField()
     cached = serializers.BooleanField()
     source = serializers.CharField(  # type: ignore[assignment]  # a field, not the base's
@@ -137,7 +143,7 @@ class ProblemSerializer(serializers.Serializer[Any]):
 
 
 class ActivationSerializer(serializers.ModelSerializer[Activation]):
-    """What one process made of a model's live version."""
+    """What one process made of one version that should be live."""
 
     version = serializers.IntegerField(source="version.number")
 
@@ -146,6 +152,20 @@ class ActivationSerializer(serializers.ModelSerializer[Activation]):
 
         model = Activation
         fields = ("process", "version", "state", "problem", "load_seconds", "seen")
+
+
+class AliasSerializer(serializers.ModelSerializer[Alias]):
+    """A name for one of a model's versions."""
+
+    version = serializers.IntegerField(source="version.number", min_value=1)
+    percent = serializers.FloatField(default=0.0, min_value=0, max_value=100)
+
+    class Meta:
+        """Fields."""
+
+        model = Alias
+        fields = ("name", "version", "percent", "changed")
+        read_only_fields = ("name", "changed")
 
 
 _EXECUTOR = ("executor", "executor_options")
@@ -158,6 +178,7 @@ class ServedModelSerializer(serializers.ModelSerializer[ServedModel]):
     live_version = serializers.IntegerField(
         source="live_version.number", read_only=True, allow_null=True, default=None
     )
+    aliases = AliasSerializer(many=True, read_only=True)
     activations = ActivationSerializer(many=True, read_only=True)
 
     class Meta:
@@ -168,6 +189,7 @@ class ServedModelSerializer(serializers.ModelSerializer[ServedModel]):
             "name",
             "description",
             "live_version",
+            "aliases",
             "executor",
             "executor_options",
             "max_batch",
@@ -239,7 +261,7 @@ class ModelVersionSerializer(serializers.ModelSerializer[ModelVersion]):
     @extend_schema_field(bool)
     def get_live(self, version: ModelVersion) -> bool:
         """Return whether this is the model's live version."""
-        return version.model.live_version_id == version.pk
+        return version.in_production
 
 
 class PromoteSerializer(serializers.Serializer[Any]):

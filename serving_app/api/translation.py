@@ -35,9 +35,11 @@ def recommendation_request(body: Any, limits: ServingSettings) -> Recommendation
             )
     if "user_id" not in body:
         raise InvalidInput("user_id is missing.", field="user_id")
+    model_name, alias = _model_name(body.get("model_name", "default"))
     return RecommendationRequest(
         user_id=_identity(body["user_id"], "user_id"),
-        model_name=_model_name(body.get("model_name", "default")),
+        model_name=model_name,
+        alias=alias,
         features=_features(body.get("features")),
         context=_context(body.get("context"), limits),
         k=_k(body.get("k", 10), limits),
@@ -66,6 +68,7 @@ def answer(recommendation: Recommendation, *, latency: float) -> dict[str, Any]:
         "scores": recommendation.scores,
         "model_name": recommendation.model_name,
         "model_version": recommendation.model_version,
+        "alias": recommendation.alias or None,
         "latency_ms": round(latency * 1000, 3),
         "cached": recommendation.cached,
         "source": recommendation.source,
@@ -84,10 +87,16 @@ def _identity(value: Any, field: str) -> UserId:
     return value
 
 
-def _model_name(value: Any) -> str:
+def _model_name(value: Any) -> tuple[str, str]:
+    """Return the model, and the alias or version that follows an ``@``, if any does."""
     if not isinstance(value, str) or not value:
         raise InvalidInput("model_name must be a string that is not empty.", field="model_name")
-    return value[:_MAX_ID]
+    name, at, alias = value[:_MAX_ID].partition("@")
+    if at and not (name and alias):
+        raise InvalidInput(
+            "model_name must be a name, name@alias or name@version.", field="model_name"
+        )
+    return name, alias
 
 
 def _features(value: Any) -> Mapping[str, float] | list[float] | None:

@@ -55,6 +55,12 @@ urlpatterns = [
         ServedModelViewSet.as_view({"get": "promotions"}),
         name="promotion-list",
     ),
+    path(f"{_name}/aliases", ServedModelViewSet.as_view({"get": "aliases"}), name="alias-list"),
+    path(
+        f"{_name}/aliases/<str:alias>",
+        ServedModelViewSet.as_view({"put": "alias", "delete": "alias"}),
+        name="alias-detail",
+    ),
     path(f"{_name}/versions", ModelVersionViewSet.as_view(_models), name="modelversion-list"),
     path(
         f"{_name}/versions/<int:number>",

@@ -37,6 +37,8 @@ class Pending:
     """Whether ``found``, though stale, answers while the flight goes on."""
     renewal_failed: bool = False
     """Whether the flight before this one, which should have renewed ``found``, failed."""
+    alias: str = ""
+    """What led to the version."""
 
     def result(self, now: float) -> Recommendation:
         """Return the answer; wait for it, if need be, at most until the deadline.
@@ -84,4 +86,5 @@ class Pending:
             source="model" if found is None else found.level,
             stale_for=0.0 if found is None else found.stale_for,
             degraded=degraded,
+            alias=self.alias,
         )

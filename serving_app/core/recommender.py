@@ -118,9 +118,9 @@ class Recommender:
 
     def _submit(self, request: RecommendationRequest, now: float) -> Pending:
         """Look the request up, and start its computation, or join the one under way, if need be."""
-        lease = self._live.lease(request.model_name)
+        lease = self._live.lease(request.model_name, request.user_id, request.alias)
         try:
-            version, record = lease.version, lease.version.record
+            version, record, alias = lease.version, lease.version.record, lease.alias
             deadline = now + (record.timeout if request.timeout is None else request.timeout)
             # Given features are checked even if the answer is cached: a hit hides no bad request.
             row = None if request.features is None else version.layout.row(request.features)
@@ -128,10 +128,10 @@ class Recommender:
             moment = self._flights.moment()
             found = self._find(key, request)
             if found is not None and not found.stale_for:
-                return Pending(request, record, deadline, found, None)
+                return Pending(request, record, deadline, found, None, alias=alias)
             refused = self._negative.find(key)
             if refused is not None:
-                return Pending(request, record, deadline, None, None, refused)
+                return Pending(request, record, deadline, None, None, refused, alias=alias)
             renewed = self._renewal_of(key, found)
             try:
                 flight = self._compute(
@@ -139,12 +139,15 @@ class Recommender:
                 )
             except RecserveError as error:
                 stands_in = found if isinstance(error, Unavailable) else None
-                return Pending(request, record, deadline, stands_in, None, error)
+                return Pending(request, record, deadline, stands_in, None, error, alias=alias)
             if found is None or found.stale_for >= self._freshness.stale_while_revalidate:
-                return Pending(request, record, deadline, found, flight)
+                return Pending(request, record, deadline, found, flight, alias=alias)
             failed = self._failed_renewals.includes(key, found.created)
             return Pending(
-                request, record, deadline, found, flight, revalidates=True, renewal_failed=failed
+                *(request, record, deadline, found, flight),
+                revalidates=True,
+                renewal_failed=failed,
+                alias=alias,
             )
         finally:
             lease.release()
@@ -156,7 +159,7 @@ class Recommender:
             BadRequest: The request cannot be answered as it is.
             ModelNotReady: The model is not live in this process.
         """
-        lease = self._live.lease(request.model_name)
+        lease = self._live.lease(request.model_name, request.user_id, request.alias)
         try:
             layout = lease.version.layout
             row = None if request.features is None else layout.row(request.features)

@@ -50,7 +50,7 @@ def test_other_data_become_new_versions_and_a_new_database_a_new_demo(tmp_path):
     second = manage(var, "demo", "--data", str(data / "more"))
     assert kept["password"] not in second.stdout
     assert json.loads((var / "demo.json").read_text())["password"] == kept["password"]
-    live = [m["fields"]["live_version"] for m in dump(var) if m["model"].endswith("servedmodel")]
+    live = [m["fields"]["version"] for m in dump(var) if m["model"].endswith(".alias")]
     numbers = {m["pk"]: m["fields"]["number"] for m in dump(var) if "modelversion" in m["model"]}
     assert sorted(numbers[version] for version in live) == [2, 6]
     for path in var.glob("db.sqlite3*"):

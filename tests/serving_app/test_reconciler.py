@@ -1,9 +1,11 @@
 """Database and live models come to agree, whatever happens on the way."""
 
+from dataclasses import replace
+
 import pytest
 
 from plugins import ArtifactRejected, ModelNotFound, ModelNotReady, RecommendationRequest
-from serving_app import registration, wiring
+from serving_app import promotion, registration, wiring
 from serving_app.models import Activation
 from tests.conftest import linear_draft
 
@@ -64,12 +66,13 @@ def test_a_version_that_cannot_load_leaves_the_old_one_answering(reconcile, stor
     registration.promote(two)
     reconcile()
     assert ask().model_version == 1
-    activation = Activation.objects.get()
-    assert (activation.version, activation.state) == (two, "failed")
-    assert "SHA-256 differs" in activation.problem
+    live, failed = Activation.objects.all()
+    assert (live.version, live.state) == (one, "live")
+    assert (failed.version, failed.state) == (two, "failed")
+    assert "SHA-256 differs" in failed.problem
     registration.roll_back(one.model)
     reconcile()
-    assert Activation.objects.get().state == "live"
+    assert Activation.objects.get() == live
 
 
 def test_a_damaged_catalogue_is_noticed_too(reconcile, store):
@@ -143,3 +146,96 @@ def test_an_artifact_is_opened_only_with_its_registered_digest(store, fresh):
     (store / version.artifact).write_bytes((store / make(store, 2).artifact).read_bytes())
     with pytest.raises(ArtifactRejected, match="not the file that was registered"):
         open_version(record, store=store, registry=get_registry())
+
+
+@pytest.mark.contract("S1")
+def test_every_version_with_an_alias_is_live_and_one_with_two_is_loaded_once(reconcile, store):
+    one, two = make(store, 1), make(store, 2)
+    registration.promote(one)
+    for name, version in (("champion", one), ("challenger", two)):
+        promotion.set_alias(version, name)
+    reconcile()
+    assert {(row.version, row.state) for row in Activation.objects.all()} == {
+        (one, "live"),
+        (two, "live"),
+    }
+    routes = wiring.get_serving().live.routes()["default"]
+    assert routes.aliases["champion"] is routes.aliases["production"]
+    asked = {
+        alias: wiring.get_recommender().recommend(replace(QUESTION, alias=alias))
+        for alias in ("", "champion", "challenger", "1", "2")
+    }
+    assert {alias: answer.model_version for alias, answer in asked.items()} == {
+        "": 1,
+        "champion": 1,
+        "challenger": 2,
+        "1": 1,
+        "2": 2,
+    }
+    assert [answer.alias for answer in asked.values()] == [
+        "production",
+        "champion",
+        "challenger",
+        "",
+        "",
+    ]
+    assert asked["champion"].cached, "versions have entries, not aliases"
+    promotion.remove_alias(two.aliases.get())
+    reconcile()
+    assert Activation.objects.get().version == one
+    with pytest.raises(ModelNotFound, match="has no alias 'challenger'"):
+        wiring.get_recommender().recommend(replace(QUESTION, alias="challenger"))
+    with pytest.raises(ModelNotReady, match="'default@2' has no live version"):
+        wiring.get_recommender().recommend(replace(QUESTION, alias="2"))
+
+
+def test_a_roll_back_finds_its_version_in_memory_even_if_its_file_has_gone(reconcile, store):
+    one, two = make(store, 1), make(store, 2)
+    registration.promote(one)
+    reconcile()
+    before = wiring.get_serving().live.live()["default"]
+    registration.promote(two)
+    reconcile()
+    assert {row.version: row.state for row in Activation.objects.all()} == {
+        one: "warm",
+        two: "live",
+    }
+    (store / one.artifact).unlink()
+    registration.roll_back(one.model)
+    reconcile()
+    assert wiring.get_serving().live.live()["default"] is before
+    assert ask().model_version == 1
+
+
+def test_what_is_in_memory_answers_before_anything_is_loaded(reconcile, store, monkeypatch):
+    one, two, other = (
+        make(store, 1),
+        make(store, 2),
+        registration.register("a", linear_draft(store)),
+    )
+    registration.promote(one)
+    reconcile()
+    registration.promote(two)
+    reconcile()
+    reconciler = wiring.get_serving().reconciler
+    open_version, seen = reconciler._open_version, []
+
+    def slowly(record):
+        seen.append((record.label, ask().model_version))
+        return open_version(record)
+
+    monkeypatch.setattr(reconciler, "_open_version", slowly)
+    registration.roll_back(one.model)
+    registration.promote(other)
+    reconcile()
+    assert seen == [("a@1", 1)], "the roll-back did not wait for the load of another model"
+
+
+def test_rows_that_another_process_took_away_are_written_again(reconcile, store, monkeypatch):
+    registration.promote(make(store, 1))
+    reconcile()
+    Activation.objects.all().delete()
+    monkeypatch.setattr(wiring.get_serving().reconciler, "_beat", 0.0)
+    reconcile()
+    reconcile()
+    assert Activation.objects.get().state == "live"

@@ -126,3 +126,45 @@ def test_operators_read_administrators_change_others_neither(client_as, administ
         client = client_as(role)
         assert client.get("/api/v1/models").status_code == read
         assert post(client, "models", {"name": f"m-{role}"}).status_code == write
+
+
+@pytest.mark.contract("S1")
+def test_aliases_are_set_asked_for_and_taken_away(administrator, body):
+    post(administrator, "models", {"name": "shop"})
+    for _ in range(2):
+        post(administrator, "models/shop/versions", body)
+    post(administrator, "models/shop/promote", {"version": 1, "wait_seconds": 0})
+    url = "/api/v1/models/shop/aliases"
+    put = administrator.put(f"{url}/next", {"version": 2}, format="json")
+    assert (put.status_code, put.json()["name"], put.json()["version"]) == (200, "next", 2)
+    shadow = administrator.put(f"{url}/shadow", {"version": 2, "percent": 12.5}, format="json")
+    assert shadow.json()["percent"] == 12.5
+    listed = administrator.get(url).json()["results"]
+    assert {(a["name"], a["version"]) for a in listed} == {
+        ("production", 1),
+        ("next", 2),
+        ("shadow", 2),
+    }
+    assert administrator.get("/api/v1/models/shop").json()["aliases"] == listed
+    wiring.get_serving().reconciler.reconcile()
+    question = {"user_id": "u", "features": [1, 2, 3]}
+    for name, version, alias in (
+        ("shop", 1, "production"),
+        ("shop@next", 2, "next"),
+        ("shop@2", 2, None),
+    ):
+        answer = post(administrator, "predict", {**question, "model_name": name}).json()
+        assert (answer["model_name"], answer["model_version"], answer["alias"]) == (
+            "shop",
+            version,
+            alias,
+        )
+    assert post(administrator, "predict", {**question, "model_name": "shop@x"}).status_code == 404
+    assert post(administrator, "predict", {**question, "model_name": "shop@9"}).status_code == 404
+    assert post(administrator, "predict", {**question, "model_name": "shop@"}).status_code == 422
+    assert administrator.delete(f"{url}/next").status_code == 204
+    assert administrator.delete(f"{url}/next").status_code == 404
+    assert administrator.delete(f"{url}/production").status_code == 422
+    refused = administrator.put(f"{url}/canary", {"version": 2}, format="json")
+    assert (refused.status_code, "roll-out" in refused.json()["detail"]) == (422, True)
+    assert administrator.put(f"{url}/next", {"version": 9}, format="json").status_code == 404
