@@ -29,7 +29,9 @@ def own(live: LiveModels, recommender: Recommender) -> Statistics:
         models=recommender.stats(),
         versions={
             name: {
-                version.record.version: VersionStats(version.record.framework, 1, version.stats())
+                version.record.version: VersionStats(
+                    version.record.framework, 1, version.stats(), version.outcomes.counts()
+                )
                 for version in routes.versions
             }
             for name, routes in live.routes().items()

@@ -66,11 +66,11 @@ def roll_back(model: ServedModel, *, by: User | None = None) -> ModelVersion:
     """
     with transaction.atomic():
         model = locked(model)
+        if _roll_out_runs(model):
+            raise ValidationError(f"{model.name} has a roll-out running. Abort it first.")
         last = model.promotions.filter(rolled_back=None).first()
         if last is None or last.replaced is None:
             raise ValidationError(f"{model.name} has no earlier live version to go back to.")
-        if _roll_out_runs(model):
-            raise ValidationError(f"{model.name} has a roll-out running. Abort it first.")
         last.rolled_back = timezone.now()
         last.save(update_fields=["rolled_back"])
         lead(model, PRODUCTION, last.replaced)

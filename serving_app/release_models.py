@@ -178,6 +178,14 @@ class RollOut(models.Model):
     def __str__(self) -> str:
         return f"{self.candidate} ({self.get_state_display()})"
 
+    @property
+    def percent(self) -> Decimal:
+        """Return the canary's present share; 0 once the roll-out has ended."""
+        if self.state != self.State.RUNNING:
+            return Decimal(0)
+        aliases = self.model.aliases.all()
+        return next((alias.percent for alias in aliases if alias.name == CANARY), Decimal(0))
+
 
 class RollOutStep(models.Model):
     """One thing that happened to a roll-out. It never changes."""

@@ -15,7 +15,7 @@ from cache_app.core.negative import NegativeEntries
 from cache_app.dictionaries import Trainer
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins.apps import get_registry
-from serving_app import process_statistics
+from serving_app import process_statistics, rollout
 from serving_app.conf import serving_settings
 from serving_app.core.live_models import LiveModels
 from serving_app.core.live_version import open_version
@@ -114,6 +114,12 @@ def _activated(model_name: str, version: int) -> None:
     get_registry().announce_model_activated(model_name, version)
 
 
+def _tell(live: LiveModels, recommender: Recommender) -> None:
+    """Let other processes know what this one counted, and judge roll-outs by what all did."""
+    process_statistics.tell(process_name(), process_statistics.own(live, recommender))
+    rollout.evaluate()
+
+
 def _is_registered(label: str) -> bool:
     """Return whether there is such a model, or alias or version of a model."""
     name, _, alias = label.partition("@")
@@ -145,9 +151,7 @@ def _build() -> Serving:
     reconciler = Reconciler(
         live,
         look_around=_look_around(Trainer() if cache.train_dictionaries else None),
-        tell=lambda: process_statistics.tell(
-            process_name(), process_statistics.own(live, recommender)
-        ),
+        tell=functools.partial(_tell, live, recommender),
         sign_off=lambda: process_statistics.forget(process_name()),
         open_version=functools.partial(open_version, store=serving.model_store, registry=registry),
         activated=_activated,

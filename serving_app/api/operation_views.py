@@ -160,6 +160,9 @@ def _model(statistics: Statistics, name: str) -> dict[str, Any]:
                 "framework": version.framework,
                 "processes": version.processes,
                 **_batching(version.batching),
+                "computed": version.outcomes.requests,
+                "failed": version.outcomes.errors,
+                "computed_ms": _milliseconds(version.outcomes.seconds.summary()),
             }
             for number, version in sorted(statistics.versions.get(name, {}).items())
         },

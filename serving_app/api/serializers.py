@@ -12,7 +12,15 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from serving_app.models import Activation, Alias, ModelVersion, Promotion, ServedModel
+from serving_app.models import (
+    Activation,
+    Alias,
+    ModelVersion,
+    Promotion,
+    RollOut,
+    RollOutStep,
+    ServedModel,
+)
 
 
 class RecommendationRequestSerializer(serializers.Serializer[Any]):
@@ -298,3 +306,72 @@ class GoLiveSerializer(serializers.Serializer[Any]):
     live_here = serializers.BooleanField(
         help_text="Whether the answering process serves it already."
     )
+
+
+class StartRollOutSerializer(serializers.Serializer[Any]):
+    """Which version should be tried, and on how many users."""
+
+    version = serializers.IntegerField(min_value=1)
+    percents = serializers.ListField(
+        child=serializers.FloatField(),
+        help_text="The canary's shares, one after the other, in percent and steps of 0.01.",
+    )
+    step_seconds = serializers.FloatField(
+        default=None,
+        allow_null=True,
+        min_value=1,
+        help_text="After how long the next share comes by itself; null: only by hand.",
+    )
+
+
+class RaiseSerializer(serializers.Serializer[Any]):
+    """The canary's next share."""
+
+    percent = serializers.FloatField(required=False, help_text="Absent: the roll-out's next step.")
+
+
+class ReasonSerializer(serializers.Serializer[Any]):
+    """Why something is done, for the history."""
+
+    reason = serializers.CharField(default="", allow_blank=True, max_length=1000)
+
+
+class RollOutStepSerializer(serializers.ModelSerializer[RollOutStep]):
+    """One thing that happened to a roll-out."""
+
+    by = serializers.CharField(source="by.username", allow_null=True, default=None)
+    percent = serializers.FloatField()
+
+    class Meta:
+        """Fields."""
+
+        model = RollOutStep
+        fields = ("at", "action", "percent", "by", "reason", "figures")
+
+
+class RollOutSerializer(serializers.ModelSerializer[RollOut]):
+    """One version's way from a share of the users to all of them, or back."""
+
+    candidate = serializers.IntegerField(source="candidate.number")
+    production = serializers.IntegerField(source="production.number")
+    percent = serializers.FloatField(help_text="The canary's present share.")
+    by = serializers.CharField(source="by.username", allow_null=True, default=None)
+    steps = RollOutStepSerializer(many=True)
+
+    class Meta:
+        """Fields."""
+
+        model = RollOut
+        fields = (
+            "id",
+            "candidate",
+            "production",
+            "state",
+            "percent",
+            "percents",
+            "step_seconds",
+            "started",
+            "ended",
+            "by",
+            "steps",
+        )

@@ -15,6 +15,7 @@ from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
 from serving_app.api import operation_views as operation
 from serving_app.api.predict_views import PredictBatchView, PredictView
 from serving_app.api.registry_views import ModelVersionViewSet, ServedModelViewSet
+from serving_app.api.rollout_views import RollOutViewSet
 
 
 class UnknownPathView(APIView):
@@ -71,6 +72,27 @@ urlpatterns = [
         f"{_name}/versions/<int:number>/validate",
         ModelVersionViewSet.as_view({"post": "validate"}),
         name="modelversion-validate",
+    ),
+    path(f"{_name}/rollouts", RollOutViewSet.as_view(_models), name="rollout-list"),
+    path(
+        f"{_name}/rollouts/<int:pk>",
+        RollOutViewSet.as_view({"get": "retrieve"}),
+        name="rollout-detail",
+    ),
+    path(
+        f"{_name}/rollouts/<int:pk>/raise",
+        RollOutViewSet.as_view({"post": "raise_share"}),
+        name="rollout-raise",
+    ),
+    path(
+        f"{_name}/rollouts/<int:pk>/promote",
+        RollOutViewSet.as_view({"post": "promote"}),
+        name="rollout-promote",
+    ),
+    path(
+        f"{_name}/rollouts/<int:pk>/abort",
+        RollOutViewSet.as_view({"post": "abort"}),
+        name="rollout-abort",
     ),
     path("token", TokenObtainPairView.as_view(), name="token"),
     path("token/refresh", TokenRefreshView.as_view(), name="token-refresh"),

@@ -19,6 +19,7 @@ from plugins import (
     InferenceError,
     InvalidInput,
     Priority,
+    Unavailable,
     UserId,
 )
 from plugins.registry import PluginRegistry
@@ -26,6 +27,7 @@ from serving_app.core.artifacts import locate
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.engine import Engine, open_engine, registered_file
 from serving_app.core.features import FeatureLayout
+from serving_app.core.outcomes import Outcomes
 from serving_app.core.ranking import Catalogue, Ranking, read_catalogue
 from serving_app.core.version_record import VersionRecord
 
@@ -60,6 +62,8 @@ class LiveVersion:
         self._source = source
         self._columns = _columns(record, source)
         self._engine = engine
+        self.outcomes = Outcomes(record.timeout)
+        """How what somebody waited for ended."""
 
     def features_of(self, user_id: UserId, context: Mapping[str, Any]) -> NDArray[np.float32]:
         """Return the user's feature row from the feature source.
@@ -75,6 +79,7 @@ class LiveVersion:
         try:
             row = self._source.features(user_id, context)
         except Exception as error:  # a plugin may raise anything; the waiters must hear of it
+            self.outcomes.failed()
             raise InferenceError(
                 f"The feature source of {self.record.label} failed: {error}"
             ) from error
@@ -106,12 +111,16 @@ class LiveVersion:
             QueueFull: Too many rows are queued.
             ModelNotReady: The engine is closed, or cannot be reached.
         """
-        return self._engine.submit(
-            row,
-            depth,
-            seconds=self.record.timeout if seconds is None else seconds,
-            priority=priority,
-        )
+        seconds = self.record.timeout if seconds is None else seconds
+        if priority == Priority.WARM_UP:
+            return self._engine.submit(row, depth, seconds=seconds, priority=priority)
+        try:
+            computation = self._engine.submit(row, depth, seconds=seconds, priority=priority)
+        except Unavailable:
+            self.outcomes.failed()
+            raise
+        self.outcomes.watch(computation)
+        return computation
 
     def stats(self) -> BatcherStats:
         """Return what its engine counted."""

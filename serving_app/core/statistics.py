@@ -13,6 +13,7 @@ from cache_app.core.codec import CodecStats
 from cache_app.core.lease_waits import LeaseStats
 from cache_app.core.negative import NegativeStats
 from serving_app.core.batcher import BatcherStats
+from serving_app.core.outcomes import OutcomeCounts
 from serving_app.core.request_counts import RecommenderStats
 
 __all__ = ["Statistics", "VersionStats"]
@@ -26,6 +27,8 @@ class VersionStats:
     processes: int
     """In how many processes it is live."""
     batching: BatcherStats
+    outcomes: OutcomeCounts = field(default_factory=OutcomeCounts)
+    """How computations ended that somebody waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +95,5 @@ def _merged(parts: list[VersionStats]) -> VersionStats:
         framework=parts[0].framework,
         processes=sum(part.processes for part in parts),
         batching=BatcherStats.merged([part.batching for part in parts]),
+        outcomes=OutcomeCounts.merged(part.outcomes for part in parts),
     )

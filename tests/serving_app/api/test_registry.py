@@ -168,3 +168,49 @@ def test_aliases_are_set_asked_for_and_taken_away(administrator, body):
     refused = administrator.put(f"{url}/canary", {"version": 2}, format="json")
     assert (refused.status_code, "roll-out" in refused.json()["detail"]) == (422, True)
     assert administrator.put(f"{url}/next", {"version": 9}, format="json").status_code == 404
+
+
+@pytest.mark.contract("S14")
+def test_a_roll_out_is_started_raised_aborted_and_promoted(administrator, client_as, body):
+    post(administrator, "models", {"name": "shop"})
+    for _ in range(2):
+        post(administrator, "models/shop/versions", body)
+    post(administrator, "models/shop/promote", {"version": 1, "wait_seconds": 0})
+    url = "models/shop/rollouts"
+    started = post(administrator, url, {"version": 2, "percents": [1, 10]})
+    assert started.status_code == 201, started.content
+    roll_out = started.json()
+    assert {name: roll_out[name] for name in ("candidate", "production", "state", "percent")} == {
+        "candidate": 2,
+        "production": 1,
+        "state": "running",
+        "percent": 1.0,
+    }
+    own = f"{url}/{roll_out['id']}"
+    assert post(administrator, f"{own}/raise").json()["percent"] == 10.0
+    assert post(administrator, f"{own}/raise", {"percent": 0.5}).json()["percent"] == 0.5
+    assert post(administrator, f"{own}/raise", {"percent": 200}).status_code == 422
+    aborted = post(administrator, f"{own}/abort", {"reason": "Not now."}).json()
+    assert (aborted["state"], aborted["percent"]) == ("aborted", 0.0)
+    last = aborted["steps"][0]
+    assert (last["action"], last["by"], last["reason"]) == (
+        "aborted",
+        "administer-user",
+        "Not now.",
+    )
+    ended = post(administrator, f"{own}/promote")
+    assert (ended.status_code, "has ended" in ended.json()["detail"]) == (422, True)
+    again = post(administrator, url, {"version": 2, "percents": [5], "step_seconds": 60}).json()
+    promoted = post(administrator, f"{url}/{again['id']}/promote").json()
+    assert promoted["state"] == "promoted"
+    assert administrator.get("/api/v1/models/shop").json()["live_version"] == 2
+    operator = client_as("operate")
+    listed = operator.get(f"/api/v1/{url}?state=aborted").json()
+    assert [row["id"] for row in listed["results"]] == [roll_out["id"]]
+    assert operator.get(f"/api/v1/{own}").json() == aborted
+    for path in (url, f"{own}/raise", f"{own}/promote", f"{own}/abort"):
+        assert post(operator, path, {"version": 2, "percents": [5]}).status_code == 403
+    for wrong in ({"version": 1, "percents": []}, {"percents": [5]}, {"version": 1}):
+        assert post(administrator, url, wrong).status_code == 422
+    assert post(administrator, url, {"version": 9, "percents": [5]}).status_code == 404
+    assert post(administrator, "models/none/rollouts", {}).status_code == 404
