@@ -36,6 +36,10 @@ class ServingSettings:
     """How often a process looks for changes that another one made."""
     keep_seconds: float = 300.0
     """How long a version that left production stays in memory, for a roll-back."""
+    recent_rows: int = 64
+    """How many of the rows that a model was asked last are kept, to warm its next version with."""
+    warm_seconds: float = 5.0
+    """How long a version that has been loaded is warmed, at most, before it answers."""
     startup_seconds: float = 60.0
     """How long a starting server process may load models before it takes requests all the same."""
     validation_seconds: float = 120.0

@@ -13,7 +13,8 @@ from django.utils import timezone
 from cache_app.wiring import codec_stats, get_leases, get_levels
 from serving_app.core.live_models import LiveModels
 from serving_app.core.recommender import Recommender
-from serving_app.core.statistics import Statistics, VersionStats
+from serving_app.core.shadow import Shadows
+from serving_app.core.statistics import Statistics, VersionStats, by_model
 from serving_app.models import ProcessStatistics
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ GONE = 60.0
 """Seconds without a sign of life after which a process no longer counts."""
 
 
-def own(live: LiveModels, recommender: Recommender) -> Statistics:
+def own(live: LiveModels, recommender: Recommender, shadows: Shadows | None = None) -> Statistics:
     """Return what this process counted until now."""
     leases = get_leases()
     return Statistics(
@@ -39,6 +40,7 @@ def own(live: LiveModels, recommender: Recommender) -> Statistics:
         codecs=codec_stats(),
         negative=recommender.negative_stats(),
         leases=None if leases is None else leases.stats(),
+        shadows={} if shadows is None else by_model(shadows.stats()),
     )
 
 

@@ -7,19 +7,26 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from django.db import close_old_connections
+from numpy.typing import NDArray
 
 from cache_app import wiring as cache_wiring
 from cache_app.conf import cache_settings
 from cache_app.core.negative import NegativeEntries
 from cache_app.dictionaries import Trainer
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
+from plugins import InferenceError
 from plugins.apps import get_registry
 from serving_app import process_statistics, rollout
 from serving_app.conf import serving_settings
-from serving_app.core.live_models import LiveModels
-from serving_app.core.live_version import open_version
+from serving_app.core.live_models import Lease, LiveModels
+from serving_app.core.live_version import LiveVersion, open_version
+from serving_app.core.ranking import Ranking
+from serving_app.core.recent_rows import RecentRows, warm
 from serving_app.core.recommender import Recommender
+from serving_app.core.shadow import Shadows
+from serving_app.core.version_record import VersionRecord
 from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
 
@@ -31,6 +38,7 @@ class Serving:
     live: LiveModels
     recommender: Recommender
     reconciler: Reconciler
+    shadows: Shadows
 
 
 _lock = threading.Lock()
@@ -89,6 +97,7 @@ def stop() -> None:
     global _serving, _started  # noqa: PLW0603  (one set of objects per process)
     with _lock:
         if _serving is not None:
+            _serving.shadows.close()
             _serving.reconciler.stop()
             cache_wiring.reset()
         _serving = None
@@ -114,9 +123,9 @@ def _activated(model_name: str, version: int) -> None:
     get_registry().announce_model_activated(model_name, version)
 
 
-def _tell(live: LiveModels, recommender: Recommender) -> None:
+def _tell(live: LiveModels, recommender: Recommender, shadows: Shadows) -> None:
     """Let other processes know what this one counted, and judge roll-outs by what all did."""
-    process_statistics.tell(process_name(), process_statistics.own(live, recommender))
+    process_statistics.tell(process_name(), process_statistics.own(live, recommender, shadows))
     rollout.evaluate()
 
 
@@ -137,6 +146,24 @@ def _build() -> Serving:
     live = LiveModels(_is_registered)
     levels = get_levels()
     refresh_dictionaries()  # before a look-up meets an entry that needs one
+    shadows = Shadows(live)
+    rows = RecentRows(serving.recent_rows)
+
+    def computed(lease: Lease, row: NDArray[np.float32], depth: int, ranking: Ranking) -> None:
+        record = lease.version.record
+        rows.record(record.model_name, record.feature_names, row)
+        shadows.offer(lease, row, depth, ranking)
+
+    def opened(record: VersionRecord) -> LiveVersion:
+        version = open_version(record, store=serving.model_store, registry=registry)
+        recent = rows.of(record.model_name, record.feature_names)
+        try:
+            warm(version, recent, depth=serving.depth, seconds=serving.warm_seconds)
+        except InferenceError:
+            version.close()
+            raise
+        return version
+
     recommender = Recommender(
         live,
         levels,
@@ -146,16 +173,17 @@ def _build() -> Serving:
         freshness=cache.freshness,
         depth=serving.depth,
         negative=NegativeEntries(cache.negative_ttl),
+        computed=computed,
         leases=get_leases(),
     )
     reconciler = Reconciler(
         live,
         look_around=_look_around(Trainer() if cache.train_dictionaries else None),
-        tell=functools.partial(_tell, live, recommender),
+        tell=functools.partial(_tell, live, recommender, shadows),
         sign_off=lambda: process_statistics.forget(process_name()),
-        open_version=functools.partial(open_version, store=serving.model_store, registry=registry),
+        open_version=opened,
         activated=_activated,
         interval=serving.reconcile_seconds,
         keep=serving.keep_seconds,
     )
-    return Serving(live, recommender, reconciler)
+    return Serving(live, recommender, reconciler, shadows)

@@ -28,6 +28,7 @@ from serving_app.core.batcher import BatcherStats
 from serving_app.core.latency import LatencySummary
 from serving_app.core.live_models import PRODUCTION
 from serving_app.core.request_counts import RecommenderStats
+from serving_app.core.shadow import COMPARED, ShadowStats
 from serving_app.core.statistics import Statistics
 from serving_app.models import Alias
 from serving_app.reconciler import process_name
@@ -133,7 +134,7 @@ class ServingStatsView(APIView):
         serving = wiring.get_serving()
         told = process_statistics.others(process_name())
         statistics = process_statistics.of_all(
-            process_statistics.own(serving.live, serving.recommender), told
+            process_statistics.own(serving.live, serving.recommender, serving.shadows), told
         )
         names = sorted(statistics.models.keys() | statistics.versions.keys())
         return Response(
@@ -166,6 +167,28 @@ def _model(statistics: Statistics, name: str) -> dict[str, Any]:
             }
             for number, version in sorted(statistics.versions.get(name, {}).items())
         },
+        "shadows": [
+            {"version": number, "shadow": shadow, **_compared(stats)}
+            for number, others in sorted(statistics.shadows.get(name, {}).items())
+            for shadow, stats in sorted(others.items())
+        ],
+    }
+
+
+def _compared(stats: ShadowStats) -> dict[str, Any]:
+    """Return how a shadow compares with production."""
+
+    def mean(total: float) -> float | None:
+        return round(total / stats.compared, 4) if stats.compared else None
+
+    return {
+        "compared": stats.compared,
+        "errors": stats.errors,
+        "dropped": stats.dropped,
+        f"overlap_{COMPARED}": mean(stats.overlap),
+        "rank_biased_overlap": mean(stats.rank_biased_overlap),
+        "same_first": mean(stats.same_first),
+        "shadow_ms": _milliseconds(stats.seconds.summary()),
     }
 
 

@@ -110,6 +110,13 @@ class LiveModels:
             ModelNotFound: No such model, or no such alias or version of it, is registered.
             ModelNotReady: It is registered, but not live in this process.
         """
+        lease = self.find(model_name, user_id, alias)
+        if lease is None:
+            raise self._missing(model_name, alias)
+        return lease
+
+    def find(self, model_name: str, user_id: UserId | None = None, alias: str = "") -> Lease | None:
+        """Return the lease that `lease` does, or None if nothing is live."""
         with self._lock:
             routes = self._routes.get(model_name, _NOTHING)
             if alias.isdecimal():
@@ -119,11 +126,11 @@ class LiveModels:
             else:
                 led = alias or routes.alias_for(model_name, user_id)
                 version = routes.aliases.get(led)
-            if version is not None:
-                slot = self._slots[id(version)]
-                slot.leases += 1
-                return Lease(self, slot, led)
-        raise self._missing(model_name, alias)
+            if version is None:
+                return None
+            slot = self._slots[id(version)]
+            slot.leases += 1
+            return Lease(self, slot, led)
 
     def _missing(self, model_name: str, alias: str) -> ModelNotFound | ModelNotReady:
         """Return why there is no lease."""
@@ -191,6 +198,12 @@ class LiveModels:
             for name, routes in self.routes().items()
             if PRODUCTION in routes.aliases
         }
+
+    def shadow(self, model_name: str) -> tuple[int, int]:
+        """Return the share of a model's shadow, and its version; 0, 0 without one."""
+        routes = self._routes.get(model_name, _NOTHING)
+        shadow = routes.aliases.get(SHADOW)
+        return (0, 0) if shadow is None else (routes.shadow_share, shadow.record.version)
 
     def routes(self) -> dict[str, Routes]:
         """Return what answers by model name."""

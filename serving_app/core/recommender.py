@@ -50,6 +50,8 @@ class Recommender:
         depth: How deep a ranking is computed and cached at least; one entry serves every ``k``
             (with its exclusions) up to it.
         negative: Remembers questions that were refused; None: none is.
+        computed: Called with the lease, row, depth and ranking of each computation when its
+            waiters have been answered, on the thread that answered them; it must not wait.
         leases: Lets one process of all that share a level compute a key; None: each does.
         clock: Monotonic seconds.
         rng: Draws jitter and early refreshes.
@@ -66,6 +68,7 @@ class Recommender:
         freshness: Freshness,
         depth: int,
         negative: NegativeEntries | None = None,
+        computed: Callable[[Lease, NDArray[np.float32], int, Ranking], None] | None = None,
         leases: LeaseWaits | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
@@ -79,6 +82,7 @@ class Recommender:
         self._rng = rng or Random()  # noqa: S311  (it spreads expiries, and guards no secret)
         self._depth = depth
         self._negative = negative or NegativeEntries()
+        self._computed = computed
         self._leases = leases
         self._clock = clock
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
@@ -263,10 +267,14 @@ class Recommender:
         Runs on the thread of the waits if there was something to wait for. Errors are the flight's.
         """
 
-        def release() -> None:
-            lease.release()
-            if self._leases is not None and key_lease is not None:
-                self._leases.release(key_lease)
+        def release(computed: Ranking | None = None) -> None:
+            try:
+                if computed is not None and self._computed is not None:
+                    self._computed(lease, row, depth, computed)
+            finally:
+                lease.release()
+                if self._leases is not None and key_lease is not None:
+                    self._leases.release(key_lease)
 
         try:
             made = self._made_elsewhere(key, depth, key_lease)
@@ -301,9 +309,10 @@ class Recommender:
         key: str,
         depth: int,
         started: float,
-        release: Callable[[], None],
+        release: Callable[[Ranking | None], None],
     ) -> None:
         """Store a computed ranking, and hand it to all who wait. Runs on a batcher thread."""
+        ranking = None
         try:
             error = done.exception()
             if error is not None:
@@ -317,7 +326,7 @@ class Recommender:
             finally:
                 self._flights.resolve((key, depth), ranking)
         finally:
-            release()
+            release(ranking)
 
     def _fail(self, key: str, depth: int, error: BaseException) -> None:
         """Hand an error to all who wait, and remember it if it is the question's fault."""

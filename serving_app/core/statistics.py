@@ -15,8 +15,9 @@ from cache_app.core.negative import NegativeStats
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.outcomes import OutcomeCounts
 from serving_app.core.request_counts import RecommenderStats
+from serving_app.core.shadow import Pair, ShadowStats
 
-__all__ = ["Statistics", "VersionStats"]
+__all__ = ["Statistics", "VersionStats", "by_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Statistics:
     """Questions that were refused out of the cache."""
     leases: LeaseStats | None = None
     """Leases of keys; None: there are none, as L2 is not one Redis."""
+    shadows: Mapping[str, Mapping[int, Mapping[int, ShadowStats]]] = field(default_factory=dict)
+    """By model name, production's version, and the shadow's."""
 
     @classmethod
     def merged(cls, parts: Iterable[Statistics]) -> Statistics:
@@ -55,7 +58,10 @@ class Statistics:
         )
         codecs: defaultdict[str, list[CodecStats]] = defaultdict(list)
         parts = list(parts)
+        shadows: defaultdict[Pair, list[ShadowStats]] = defaultdict(list)
         for part in parts:
+            for pair, shadow in part.pairs().items():
+                shadows[pair].append(shadow)
             for name, stats in part.models.items():
                 models[name].append(stats)
             for name, codec in part.codecs.items():
@@ -73,7 +79,17 @@ class Statistics:
             codecs={name: CodecStats.merged(each) for name, each in codecs.items()},
             negative=NegativeStats.merged([part.negative for part in parts]),
             leases=LeaseStats.merged(leases) if leases else None,
+            shadows=by_model({pair: ShadowStats.merged(each) for pair, each in shadows.items()}),
         )
+
+    def pairs(self) -> dict[Pair, ShadowStats]:
+        """Return the shadows' counts by pair."""
+        return {
+            (name, number, shadow): stats
+            for name, numbers in self.shadows.items()
+            for number, others in numbers.items()
+            for shadow, stats in others.items()
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Return the statistics as JSON values."""
@@ -88,6 +104,14 @@ class Statistics:
             ValueError: It did not write these; another release did, maybe.
         """
         return msgspec.convert(values, cls, str_keys=True)
+
+
+def by_model(pairs: Mapping[Pair, ShadowStats]) -> dict[str, dict[int, dict[int, ShadowStats]]]:
+    """Return the shadows' counts by model name, production's version, and the shadow's."""
+    models: dict[str, dict[int, dict[int, ShadowStats]]] = {}
+    for (name, number, shadow), stats in pairs.items():
+        models.setdefault(name, {}).setdefault(number, {})[shadow] = stats
+    return models
 
 
 def _merged(parts: list[VersionStats]) -> VersionStats:

@@ -1,13 +1,16 @@
 """Database and live models come to agree, whatever happens on the way."""
 
 from dataclasses import replace
+from decimal import Decimal
 
+import numpy as np
 import pytest
 
 from plugins import ArtifactRejected, ModelNotFound, ModelNotReady, RecommendationRequest
 from serving_app import promotion, registration, wiring
 from serving_app.models import Activation
 from tests.conftest import linear_draft
+from tests.servers import wait_for
 
 pytestmark = [pytest.mark.django_db, pytest.mark.contract("S9")]
 
@@ -239,3 +242,76 @@ def test_rows_that_another_process_took_away_are_written_again(reconcile, store,
     reconcile()
     reconcile()
     assert Activation.objects.get().state == "live"
+
+
+def test_a_new_version_computes_recent_requests_before_it_answers(reconcile, store, monkeypatch):
+    registration.promote(make(store, 1))
+    reconcile()
+    asked = [[1.0, 2.0, float(n)] for n in range(40)]
+    for features in asked:
+        wiring.get_recommender().recommend(RecommendationRequest("u", features=features))
+    registration.promote(make(store, 2))
+    reconcile()
+    version = wiring.get_serving().live.live()["default"]
+    assert version.record.version == 2
+    stats = version.stats()
+    assert stats.submitted == 40
+    assert version.outcomes.counts().requests == 0, "nobody waited for these"
+
+
+def test_a_version_that_fails_on_recent_requests_does_not_go_live(reconcile, store, monkeypatch):
+    registration.promote(make(store, 1))
+    reconcile()
+    for n in range(20):
+        wiring.get_recommender().recommend(
+            RecommendationRequest("u", features=[1.0, 2.0, float(n)])
+        )
+    two = make(store, 2)
+    open_version = wiring.open_version
+
+    def fails_on_real_rows(record, **more):
+        version = open_version(record, **more)
+        run = version._engine._hosted.run
+
+        def only_zeros(inputs):
+            if any(np.any(tensor) for tensor in inputs.values()):
+                raise ValueError("never seen such a row")
+            return run(inputs)
+
+        version._engine._hosted.run = only_zeros
+        return version
+
+    monkeypatch.setattr(wiring, "open_version", fails_on_real_rows)
+    registration.promote(two)
+    reconcile()
+    assert ask().model_version == 1
+    failed = Activation.objects.get(version=two)
+    assert failed.state == "failed"
+    assert "failed on 20 of 20 recent requests" in failed.problem
+    assert "never seen such a row" in failed.problem
+
+
+@pytest.mark.contract("S14")
+def test_a_shadow_is_compared_and_its_figures_are_in_the_statistics(reconcile, store, client_as):
+    one, two = make(store, 1), make(store, 2)
+    registration.promote(one)
+    promotion.set_alias(two, "shadow", percent=Decimal(100))
+    reconcile()
+    for n in range(30):
+        answer = wiring.get_recommender().recommend(
+            RecommendationRequest("u", features=[1.0, 2.0, float(n)])
+        )
+        assert answer.model_version == 1
+    ask()
+    ask()  # a hit, of the row with n = 3, is not computed, and not compared
+    operator = client_as("operate")
+
+    def told():
+        return operator.get("/api/v1/serving/stats").json()["models"]["default"]["shadows"]
+
+    wait_for(lambda: told() and told()[0]["compared"] + told()[0]["dropped"] == 30)
+    (pair,) = told()
+    assert (pair["version"], pair["shadow"], pair["errors"]) == (1, 2, 0)
+    assert 0 < pair["overlap_10"] < 1
+    assert 0 < pair["rank_biased_overlap"] < 1
+    assert pair["shadow_ms"]["count"] == pair["compared"]

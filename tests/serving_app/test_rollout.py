@@ -9,7 +9,6 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from plugins import InferenceError, RecommendationRequest
-from plugins.frameworks import numpy_linear
 from serving_app import process_statistics, promotion, registration, rollout, wiring
 from serving_app.core.latency import LatencyCounts
 from serving_app.core.live_models import Routes
@@ -242,15 +241,15 @@ def test_what_really_fails_is_told_by_the_process_itself(versions, monkeypatch):
     """From a model that raises to the roll-back, with nothing faked but the model."""
     rollout.start(versions[1], [50])
     routed()
-    predict = numpy_linear._Linear.predict
-    canary = wiring.get_serving().live.routes()["default"].aliases["canary"]
+    serving = wiring.get_serving()
+    canary = serving.live.routes()["default"].aliases["canary"]
     broken = canary._engine._hosted
 
     def fails(inputs):
         raise ValueError("broken on purpose")
 
     monkeypatch.setattr(broken, "run", fails)
-    wiring._tell(wiring.get_serving().live, wiring.get_recommender())
+    wiring._tell(serving.live, serving.recommender, serving.shadows)
     failed = 0
     for n in range(60):
         try:
@@ -260,11 +259,10 @@ def test_what_really_fails_is_told_by_the_process_itself(versions, monkeypatch):
     assert 10 < failed < 50
     assert canary.outcomes.counts().errors == failed
     RollOut.objects.update(evaluated=None)
-    wiring._tell(wiring.get_serving().live, wiring.get_recommender())
+    wiring._tell(serving.live, serving.recommender, serving.shadows)
     assert RollOut.objects.get().state == "rolled_back"
     assert set(routed().aliases) == {"production"}
     assert all(ask(f"u{n}", n).model_version == 1 for n in range(60))
-    assert predict is numpy_linear._Linear.predict
 
 
 def test_percent_is_decimal_all_the_way(versions):
