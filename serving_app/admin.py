@@ -16,14 +16,24 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy as _
 
 from cache_app import theme
 from plugins import RecserveError
-from serving_app import promotion, registration, wiring
+from serving_app import process_statistics, promotion, registration, wiring
+from serving_app.core.shadow import COMPARED
+from serving_app.core.statistics import Statistics
 from serving_app.forms import RegisterVersionForm, ServedModelForm, TryForm, pretty
 from serving_app.models import Activation, ModelVersion, Promotion, ServedModel
+from serving_app.release_admin import (
+    AliasInline,
+    ReadOnlyInline,
+    RollOutInline,
+    start_roll_out,
+    user_of,
+)
 
 admin.site.unregister([User, Group])
 
@@ -42,23 +52,7 @@ class GroupAdmin(DjangoGroupAdmin, theme.ModelAdmin):  # type: ignore[misc]  # t
     """Groups, in the theme."""
 
 
-class _ReadOnlyInline(theme.TabularInline):  # type: ignore[misc]  # theme has no types
-    """Rows that are only shown."""
-
-    extra = 0
-    can_delete = False
-    show_change_link = True
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: rows are made elsewhere."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False: rows are made elsewhere."""
-        return False
-
-
-class VersionInline(_ReadOnlyInline):
+class VersionInline(ReadOnlyInline):
     """The model's versions."""
 
     model = ModelVersion
@@ -66,7 +60,7 @@ class VersionInline(_ReadOnlyInline):
     tab = True
 
 
-class PromotionInline(_ReadOnlyInline):
+class PromotionInline(ReadOnlyInline):
     """The model's promotions."""
 
     model = Promotion
@@ -76,7 +70,7 @@ class PromotionInline(_ReadOnlyInline):
     tab = True
 
 
-class ActivationInline(_ReadOnlyInline):
+class ActivationInline(ReadOnlyInline):
     """What each process runs."""
 
     model = Activation
@@ -93,15 +87,15 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
     list_display = ("name", "live", "processes", "executor", "changed", "try_link")
     search_fields = ("name", "description")
     list_filter = ("executor",)
-    readonly_fields = ("live", "try_link")
+    readonly_fields = ("live", "try_link", "shadows")
     fieldsets = (
-        (None, {"fields": ("name", "description", "live", "try_link")}),
+        (None, {"fields": ("name", "description", "live", "shadows", "try_link")}),
         (
             _("Running"),
             {"fields": ("executor", "executor_options", "max_batch", "max_queue", "timeout")},
         ),
     )
-    inlines = (VersionInline, ActivationInline, PromotionInline)
+    inlines = (AliasInline, VersionInline, ActivationInline, RollOutInline, PromotionInline)
     actions = ("roll_back",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ServedModel]:
@@ -121,6 +115,33 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
             return "—"
         url = reverse("admin:serving_app_modelversion_change", args=(version.pk,))
         return format_html('<a href="{}">{}</a>', url, version)
+
+    @admin.display(description=_("shadow"))
+    def shadows(self, model: ServedModel) -> str:
+        """Return how much a shadow agrees with production, summed over all processes."""
+        told = process_statistics.of_all(Statistics(), process_statistics.others(""))
+        pairs = [(pair, stats) for pair, stats in told.pairs().items() if pair[0] == model.name]
+        return (
+            format_html_join(
+                mark_safe("<br>"),
+                "Version {} beside {}: {} of the top {} agree, {} compared, {} failed, {} dropped",
+                (
+                    (
+                        shadow,
+                        number,
+                        f"{COMPARED * stats.overlap / stats.compared:.1f}"
+                        if stats.compared
+                        else "—",
+                        COMPARED,
+                        stats.compared,
+                        stats.errors,
+                        stats.dropped,
+                    )
+                    for (_name, number, shadow), stats in pairs
+                ),
+            )
+            or "—"
+        )
 
     @admin.display(description=_("processes"))
     def processes(self, model: ServedModel) -> str:
@@ -147,7 +168,7 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
         """Undo the last promotion of each model."""
         for model in queryset:
             try:
-                version = promotion.roll_back(model, by=_user(request))
+                version = promotion.roll_back(model, by=user_of(request))
             except ValidationError as error:
                 self.message_user(request, " ".join(error.messages), messages.ERROR)
                 continue
@@ -199,11 +220,6 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
         )
 
 
-def _user(request: HttpRequest) -> User:
-    assert isinstance(request.user, User), "admin_view lets nobody else in"
-    return request.user
-
-
 def _say_live(owner: Any, request: HttpRequest, version: ModelVersion) -> None:
     """Tell the user whether a version that should be live is live here."""
     here = wiring.get_serving().reconciler.follow(version.model.name, version.number, 30.0)
@@ -225,7 +241,7 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
     list_filter = ("model", "framework")
     search_fields = ("model__name", "notes", "sha256")
     list_select_related = ("model",)
-    actions = ("make_live", "validate")
+    actions = ("make_live", start_roll_out, "validate")
 
     add_fieldsets = (
         (None, {"fields": ("model", "framework", "artifact", "artifact_upload", "sha256")}),
@@ -340,7 +356,7 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
             return
         for version in queryset:
             try:
-                promotion.promote(version, by=_user(request))
+                promotion.promote(version, by=user_of(request))
             except ValidationError as error:
                 self.message_user(request, " ".join(error.messages), messages.ERROR)
                 continue

@@ -138,3 +138,39 @@ def test_a_version_is_uploaded_validated_and_made_live(server, tmp_path):
     with server.client() as client:
         question = {"user_id": "u", "model_name": "uploaded", "features": [1, 2, 3]}
         assert client.post("predict", json=question).json()["model_version"] == 1
+
+
+@pytest.mark.contract("S14")
+def test_a_version_is_rolled_out_raised_and_aborted(server):
+    seen = {}
+
+    def confirm(page, **fields):
+        seen.setdefault("changes", []).append(page.locator("#changes").inner_text())
+        for name, value in fields.items():
+            page.fill(f"input[name={name}]", value)
+        page.locator("button[name=confirm]").click()
+        page.wait_for_load_state()
+
+    def visit(page):
+        act(page, server, ["default@1"], "start_roll_out")
+        confirm(page, percents="20, 60")
+        act(page, server, ["default@1 (running)"], "raise_share", where="rollout")
+        confirm(page, reason="So far, so good.")
+        page.goto(f"{server.url}/admin/serving_app/servedmodel/")
+        page.locator("tr", has_text="default@2").get_by_role("link", name="default").first.click()
+        seen["model"] = page.content()
+        act(page, server, ["default@1 (running)"], "abort", where="rollout")
+        confirm(page, reason="Only a trial.")
+        page.get_by_role("link", name="default@1 (aborted)").first.click()
+        seen["history"] = page.content()
+
+    assert in_browser(visit, server) == []
+    start, raised, aborted = seen["changes"]
+    assert "default@2: 100 % of the users" in start
+    assert "default@1: 20 % of the users" in raised
+    assert "default@1: 60 % of the users" in raised
+    assert "default@2: 100 % of the users" in aborted
+    assert "canary" in seen["model"]
+    assert "60.00" in seen["model"]
+    assert "So far, so good." in seen["history"]
+    assert "Only a trial." in seen["history"]
