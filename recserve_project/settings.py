@@ -191,6 +191,16 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_modelversion_changelist"),
                     },
                     {
+                        "title": _("Aliases"),
+                        "icon": "label",
+                        "link": reverse_lazy("admin:serving_app_alias_changelist"),
+                    },
+                    {
+                        "title": _("Roll-outs"),
+                        "icon": "rocket_launch",
+                        "link": reverse_lazy("admin:serving_app_rollout_changelist"),
+                    },
+                    {
                         "title": _("Activations"),
                         "icon": "memory",
                         "link": reverse_lazy("admin:serving_app_activation_changelist"),

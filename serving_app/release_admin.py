@@ -51,6 +51,7 @@ class AliasInline(ReadOnlyInline):
     model = Alias
     fields = readonly_fields = ("name", "version", "percent", "changed")
     show_change_link = False
+    tab = True
 
 
 class RollOutInline(ReadOnlyInline):

@@ -86,6 +86,8 @@ class Alias(models.Model):
         Raises:
             ValidationError: The version is another model's, or the alias gets no share.
         """
+        if self.version_id is None:
+            return  # the field says so
         if self.version.model_id != self.model_id:
             raise ValidationError({"version": _("The version is another model's.")})
         if self.percent and self.name not in {CANARY, SHADOW}:

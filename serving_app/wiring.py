@@ -20,7 +20,7 @@ from plugins import InferenceError
 from plugins.apps import get_registry
 from serving_app import process_statistics, rollout
 from serving_app.conf import serving_settings
-from serving_app.core.live_models import Lease, LiveModels
+from serving_app.core.live_models import PRODUCTION, Lease, LiveModels, Routes
 from serving_app.core.live_version import LiveVersion, open_version
 from serving_app.core.ranking import Ranking
 from serving_app.core.recent_rows import RecentRows, warm
@@ -61,9 +61,18 @@ def get_recommender() -> Recommender:
     return get_serving().recommender
 
 
-def titles(model_name: str, items: Sequence[str]) -> list[str]:
-    """Return the items' titles, by the live version's catalogue; an unknown item's is its id."""
-    version = get_serving().live.live().get(model_name)
+def titles(model_name: str, items: Sequence[str], number: int | None = None) -> list[str]:
+    """Return the items' titles; an unknown item's is its id.
+
+    Args:
+        model_name: The model.
+        items: Item ids.
+        number: The version that answered, whose catalogue is used if it is live, else production's.
+    """
+    routes = get_serving().live.routes().get(model_name, Routes())
+    version = next(
+        (v for v in routes.versions if v.record.version == number), routes.aliases.get(PRODUCTION)
+    )
     if version is None:
         return list(items)
     return [version.catalogue.title(item) for item in items]

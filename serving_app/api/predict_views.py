@@ -28,7 +28,9 @@ _PROBLEMS = dict.fromkeys(
 def _answer(recommendation: Recommendation, started: float, *, titles: bool) -> dict[str, Any]:
     body = answer(recommendation, latency=time.perf_counter() - started)
     if titles:
-        body["titles"] = wiring.titles(recommendation.model_name, recommendation.items)
+        body["titles"] = wiring.titles(
+            recommendation.model_name, recommendation.items, recommendation.model_version
+        )
     return body
 
 

@@ -158,10 +158,13 @@ def test_a_version_is_rolled_out_raised_and_aborted(server):
         confirm(page, reason="So far, so good.")
         page.goto(f"{server.url}/admin/serving_app/servedmodel/")
         page.locator("tr", has_text="default@2").get_by_role("link", name="default").first.click()
+        page.locator("#content, main").get_by_text("Aliases").first.click()
+        page.get_by_text("60.00").first.wait_for()
         seen["model"] = page.content()
         act(page, server, ["default@1 (running)"], "abort", where="rollout")
         confirm(page, reason="Only a trial.")
         page.get_by_role("link", name="default@1 (aborted)").first.click()
+        page.get_by_text("Only a trial.").first.wait_for()
         seen["history"] = page.content()
 
     assert in_browser(visit, server) == []

@@ -90,6 +90,7 @@ def test_aliases_are_given_moved_and_taken_away(admin_client, two, live_model):
     ):
         data = {"version": two.pk, "name": name, "percent": percent}
         assert says in admin_client.post(add, data).content.decode()
+    assert "This field is required" in admin_client.post(add, {"name": "x"}).content.decode()
     champion = Alias.objects.get(name="champion")
     admin_client.post(f"{ALIASES}{champion.pk}/delete/", {"post": "yes"})
     assert set(Alias.objects.values_list("name", flat=True)) == {"production"}
