@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -29,6 +29,8 @@ TELL = 2.0
 """Seconds between two times that a process tells its statistics."""
 GONE = 60.0
 """Seconds without one after which a process's rows are taken away."""
+GLANCE = 0.05
+"""Seconds between two looks at whether another process of this host has changed something."""
 RETRY = 30.0
 """Seconds after which a version that failed to load is tried again."""
 
@@ -70,6 +72,8 @@ class Reconciler:
         tell: Called every `TELL` seconds: what others may want to know is written there.
         sign_off: Called when the process ends.
         interval: Seconds between two looks at the database.
+        news: Returns what changes when another process of this host has changed something; a look
+            every `GLANCE` seconds.
         keep: Seconds that the version that was in production before stays in memory.
         grace: Seconds that an old version may take to drain when the process stops.
     """
@@ -84,6 +88,7 @@ class Reconciler:
         tell: Callable[[], None],
         sign_off: Callable[[], None],
         interval: float,
+        news: Callable[[], Hashable] = lambda: None,
         keep: float = 0.0,
         grace: float = 10.0,
     ) -> None:
@@ -95,6 +100,7 @@ class Reconciler:
         self._tell = tell
         self._sign_off = sign_off
         self._interval = interval
+        self._news = news
         self._grace = grace
         self._lock = threading.Lock()
         self._failed: dict[Key, _Failure] = {}
@@ -276,16 +282,24 @@ class Reconciler:
             self._thread = None
         self._versions.close(self._grace)
 
+    def _pause(self, known: Hashable) -> None:
+        """Wait until there is something to do, or the interval is over."""
+        until = time.monotonic() + self._interval
+        while (left := until - time.monotonic()) > 0 and self._news() == known:
+            if self._wake.wait(min(left, GLANCE)):
+                return
+
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
+            known = self._news()
             try:
                 self.reconcile()
             except Exception:  # the database may be away; what is live goes on answering
                 logger.exception("Reconciling failed; trying again in %g s", self._interval)
             finally:
                 close_old_connections()
-            self._wake.wait(self._interval)
+            self._pause(known)
         try:
             Activation.objects.filter(process=process_name()).delete()
             self._sign_off()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from cache_app import wiring as cache_wiring
 from cache_app.conf import cache_settings
 from cache_app.core.negative import NegativeEntries
 from cache_app.dictionaries import Trainer
+from cache_app.epoch_file import EpochFile
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError
 from plugins.apps import get_registry
@@ -39,7 +42,10 @@ class Serving:
     recommender: Recommender
     reconciler: Reconciler
     shadows: Shadows
+    news: EpochFile | None
 
+
+logger = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _serving: Serving | None = None
@@ -96,9 +102,28 @@ def wait_until_ready() -> bool:
 
 
 def wake() -> None:
-    """Let this process, if it serves, look at the database now."""
+    """Let the processes of this host that serve look at the database now."""
     if _serving is not None:
         _serving.reconciler.wake()
+    news = _open_news()
+    if news is not None:
+        news.advance(time.time_ns())
+        news.close()
+
+
+def _open_news() -> EpochFile | None:
+    """Return the file by which processes of this host hear of changes; None: there is none.
+
+    It lies beside the cache's epoch file, and is no part of it: a new alias invalidates nothing.
+    """
+    path = cache_settings().epoch_file
+    if path is None:
+        return None
+    try:
+        return EpochFile(path.with_name(f"{path.name}-routes"))
+    except OSError:
+        logger.exception("Other processes see changes of models only now and then")
+        return None
 
 
 def stop() -> None:
@@ -108,6 +133,8 @@ def stop() -> None:
         if _serving is not None:
             _serving.shadows.close()
             _serving.reconciler.stop()
+            if _serving.news is not None:
+                _serving.news.close()
             cache_wiring.reset()
         _serving = None
         _started = False
@@ -185,6 +212,7 @@ def _build() -> Serving:
         computed=computed,
         leases=get_leases(),
     )
+    news = _open_news()
     reconciler = Reconciler(
         live,
         look_around=_look_around(Trainer() if cache.train_dictionaries else None),
@@ -193,6 +221,7 @@ def _build() -> Serving:
         open_version=opened,
         activated=_activated,
         interval=serving.reconcile_seconds,
+        news=(lambda: 0) if news is None else news.read,
         keep=serving.keep_seconds,
     )
-    return Serving(live, recommender, reconciler, shadows)
+    return Serving(live, recommender, reconciler, shadows, news)

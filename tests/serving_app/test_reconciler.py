@@ -1,5 +1,7 @@
 """Database and live models come to agree, whatever happens on the way."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from decimal import Decimal
 
@@ -10,6 +12,7 @@ from plugins import ArtifactRejected, ModelNotFound, ModelNotReady, Recommendati
 from serving_app import promotion, registration, wiring
 from serving_app.models import Activation
 from tests.conftest import linear_draft
+from tests.journeys.conftest import ROOT
 from tests.servers import wait_for
 
 pytestmark = [pytest.mark.django_db, pytest.mark.contract("S9")]
@@ -315,3 +318,24 @@ def test_a_shadow_is_compared_and_its_figures_are_in_the_statistics(reconcile, s
     assert 0 < pair["overlap_10"] < 1
     assert 0 < pair["rank_biased_overlap"] < 1
     assert pair["shadow_ms"]["count"] == pair["compared"]
+
+
+def test_a_change_by_another_process_of_the_host_is_followed_at_once(fresh, settings, tmp_path):
+    settings.RECSERVE = {
+        **settings.RECSERVE,
+        "SERVING": {**settings.RECSERVE["SERVING"], "RECONCILE_SECONDS": 3600},
+        "CACHE": {"EPOCH_FILE": str(tmp_path / "epoch")},
+    }
+    reconciler = wiring.get_serving().reconciler
+    passes = []
+    reconciler.reconcile = lambda: passes.append(1)
+    reconciler.start()
+    wait_for(lambda: len(passes) == 1)
+    code = (
+        "import sys; from pathlib import Path; from cache_app.epoch_file import EpochFile\n"
+        "EpochFile(Path(sys.argv[1])).advance(2**62)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "epoch-routes"], check=True, cwd=ROOT)
+    wait_for(lambda: len(passes) == 2)
+    wiring.wake()
+    wait_for(lambda: len(passes) == 3)
