@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("journey")
 
 def dump(var):
     """Return what is meant to be kept; what running processes report comes and goes."""
-    kept = ("ServedModel", "ModelVersion", "Promotion")
+    kept = ("ServedModel", "ModelVersion", "Alias", "Promotion")
     names = [f"serving_app.{name}" for name in kept]
     return json.loads(manage(var, "dumpdata", *names, "auth.user").stdout)
 
