@@ -135,6 +135,7 @@ class Swapper(threading.Thread):
 
     def run(self) -> None:
         """Swap until told to end."""
+        began = time.monotonic()
         while not self.ended.is_set():
             if self.swaps % 2 == 0:
                 self.promote(VERSIONS[1])
@@ -142,7 +143,7 @@ class Swapper(threading.Thread):
                 self.note(VERSIONS[0])
                 self._http.post("models/default/rollback").raise_for_status()
             self.swaps += 1
-            self.ended.wait(self._every)
+            self.ended.wait(max(0.0, began + self.swaps * self._every - time.monotonic()))
 
     def may_answer(self, asked: Asked) -> set[int]:
         """Return the versions that may have answered a request."""
