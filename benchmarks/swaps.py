@@ -12,6 +12,8 @@ runs in both halves of each round, steady first, and each round's ratio is of it
 An answer must be of a version that was live when it was asked, or has become live since: of the one
 that was promoted when the request was sent, or, as processes follow within `RECONCILE_SECONDS`, of
 one that was within the last `FOLLOW` seconds, or of one promoted before the answer came.
+As swaps come faster than that, either of the two versions is always allowed, and only another one
+is found out.
 """
 
 from __future__ import annotations
