@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from plugins.datatypes import DTYPES
+
 __all__ = [
     "AdmissionFilter",
     "Candidate",
@@ -129,6 +131,11 @@ class TensorSpec:
     """``FP32``, ``FP64``, ``INT64``, ``BOOL``, ``BYTES``, …"""
     shape: tuple[int, ...]
     """Sizes, with -1 for a free dimension; the first is the batch."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """NumPy's datatype; KeyError: the datatype is not one of `plugins.datatypes.DTYPES`."""
+        return DTYPES[self.datatype]
 
 
 @dataclass(frozen=True, slots=True)

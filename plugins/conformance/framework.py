@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugins.contracts import Framework, ModelSpec, Signature, Tensors, TensorSpec
+from plugins.datatypes import DTYPES, datatype_of
 from plugins.errors import ArtifactRejected
 
 __all__ = ["check_framework"]
@@ -53,6 +54,8 @@ def check_framework(
         )
         for batch in _BATCHES:
             _check_batch(model.predict, make_inputs(batch), signature, batch, tolerance)
+        if signature is not None:
+            _check_order(model.predict, make_inputs(_BATCHES[-1]), tolerance)
         other = framework.load(spec)
         model.close()
         _check_batch(other.predict, make_inputs(1), signature, 1, tolerance)
@@ -69,7 +72,9 @@ def _check_signature(signature: Signature) -> None:
         assert len(set(names)) == len(names), f"The signature names a tensor twice: {names}"
         for tensor in tensors:
             assert isinstance(tensor, TensorSpec), f"{tensor!r} is not a TensorSpec"
-            assert tensor.datatype.isupper(), f"The datatype {tensor.datatype!r} is not like FP32."
+            assert tensor.datatype in DTYPES, (
+                f"The datatype {tensor.datatype!r} of {tensor.name} is none of {', '.join(DTYPES)}."
+            )
             assert tensor.shape, f"{tensor.name} has no dimension; the first is the batch."
             assert all(type(size) is int and size >= -1 for size in tensor.shape), (
                 f"The shape {tensor.shape} of {tensor.name} is not made of sizes and -1."
@@ -89,12 +94,11 @@ def _inputs_of(signature: Signature) -> Callable[[int], Tensors]:
 def _random(rng: np.random.Generator, tensor: TensorSpec, batch: int) -> NDArray[Any]:
     shape = (batch, *(_FREE if size == -1 else size for size in tensor.shape[1:]))
     if tensor.datatype.startswith("FP"):
-        return rng.standard_normal(shape).astype(f"float{tensor.datatype[2:]}")
-    if tensor.datatype == "BOOL":
-        return rng.random(shape) < 0.5
+        return rng.standard_normal(shape).astype(DTYPES[tensor.datatype])
     if tensor.datatype == "BYTES":
         return np.full(shape, b"a", dtype=object)
-    return rng.integers(0, 2, shape).astype(tensor.datatype.lower())
+    # 0 and 1 are true and false, and in every table of embeddings.
+    return rng.integers(0, 2, shape).astype(DTYPES[tensor.datatype])
 
 
 def _check_batch(
@@ -124,6 +128,15 @@ def _check_batch(
             )
 
 
+def _check_order(predict: Callable[[Tensors], Tensors], inputs: Tensors, tolerance: float) -> None:
+    """Check that inputs are told apart by their names, not by the order in which they come."""
+    wanted = predict(inputs)
+    for name, array in predict(dict(reversed(list(inputs.items())))).items():
+        assert _near(array, wanted[name], tolerance), (
+            f"{name} depends on the order in which the inputs come; the signature names them."
+        )
+
+
 def _check_outputs(outputs: Tensors, signature: Signature) -> None:
     declared = {tensor.name: tensor for tensor in signature.outputs}
     assert outputs.keys() == declared.keys(), (
@@ -135,6 +148,10 @@ def _check_outputs(outputs: Tensors, signature: Signature) -> None:
             size in {-1, actual} for size, actual in zip(wanted[1:], array.shape[1:], strict=True)
         )
         assert fits, f"{name} has shape {array.shape}; the signature declares {wanted}."
+        datatype = declared[name].datatype
+        assert datatype_of(array.dtype) == datatype, (
+            f"{name} is {datatype_of(array.dtype)}; the signature declares {datatype}."
+        )
 
 
 def _near(a: NDArray[Any], b: NDArray[Any], tolerance: float) -> bool:
@@ -174,6 +191,12 @@ def _corrupted(sound: Path, folder: Path) -> Iterator[tuple[str, Path]]:
             if file.is_file():
                 file.write_bytes(noise)
         yield "a directory of scrambled files", scrambled
+        halved = folder / "halved" / sound.name
+        shutil.copytree(sound, halved)
+        for file in halved.rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        yield "a directory of files cut in half", halved
         return
     content = sound.read_bytes()
     for what, damaged in {

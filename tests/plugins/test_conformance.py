@@ -112,7 +112,7 @@ class DeclaresALower(Linear):
         (ReturnsLists, "not an array"),
         (NamesItOtherwise, "signature declares"),
         (ChangesItsInput, "changed its input x"),
-        (DeclaresALower, "'float32' is not like FP32"),
+        (DeclaresALower, "datatype 'float32' of x is none of BOOL"),
     ],
 )
 def test_a_wrong_model_is_caught(wrong, message):
