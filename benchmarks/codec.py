@@ -24,7 +24,8 @@ import zstandard
 
 from cache_app.core.codec import Codec
 from cache_app.core.levels import Stored
-from serving_app.core.ranking import Ranking, top_k
+from serving_app.core.ranking import Ranking
+from serving_app.core.top_k import top_k
 from serving_app.demo.generate import generate
 from serving_app.demo.interactions import find_data, read_interactions
 from serving_app.demo.train import train

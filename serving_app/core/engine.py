@@ -16,7 +16,7 @@ from plugins import ArtifactRejected, HostedModel, InferenceError, ModelSpec, Pr
 from plugins.registry import PluginRegistry
 from serving_app.core.artifacts import digest, locate
 from serving_app.core.batcher import Batcher, BatcherStats
-from serving_app.core.ranking import top_k
+from serving_app.core.top_k import top_k
 from serving_app.core.version_record import VersionRecord
 
 __all__ = ["Engine", "Finish", "LocalEngine", "open_engine", "registered_file"]
@@ -131,7 +131,9 @@ class LocalEngine(Generic[Result]):
                 f"{len(rows)} rows and {self._items} items."
             )
         finite = np.atleast_1d(np.isfinite(scores).all(axis=1))
-        positions, best = top_k(np.where(finite[:, None], scores, 0), max(r.depth for r in rows))
+        if not finite.all():
+            scores = np.where(finite[:, None], scores, 0)
+        positions, best = top_k(scores, max(row.depth for row in rows))
         return [
             self._finish(positions[i, : row.depth], best[i, : row.depth])
             if finite[i]

@@ -1,4 +1,4 @@
-"""From scores over a catalogue to items: exact top-k, exclusions, the cut at k."""
+"""From positions in a catalogue to items: exclusions, the cut at k."""
 
 from __future__ import annotations
 
@@ -138,27 +138,3 @@ class Ranking:
         if len(kept) < k and not self.complete:
             return None
         return tuple(item for item, _ in kept[:k]), tuple(score for _, score in kept[:k])
-
-
-def top_k(
-    scores: NDArray[np.floating], depth: int
-) -> tuple[NDArray[np.intp], NDArray[np.floating]]:
-    """Return the positions and scores of the ``depth`` best of each row, best first.
-
-    Args:
-        scores: ``(batch, n)``, finite.
-        depth: At most ``n``.
-
-    Returns:
-        Two ``(batch, depth)`` arrays. Exact; of equal scores the lower position comes first, so
-        that every framework gives the same order.
-    """
-    batch, n = scores.shape
-    positions = np.empty((batch, depth), dtype=np.intp)
-    # The score of the last place in each row; all that reach it, ties included, stay candidates.
-    last = np.partition(scores, n - depth, axis=1)[:, n - depth]
-    for i in range(batch):
-        candidates = np.flatnonzero(scores[i] >= last[i])
-        order = np.argsort(-scores[i, candidates], kind="stable")[:depth]
-        positions[i] = candidates[order]
-    return positions, np.take_along_axis(scores, positions, axis=1)
