@@ -74,7 +74,7 @@ class RecommendationRequest:
     alias: str = ""
     """An alias of the model, or the number of a version that has one; empty: production, or the
     canary for its share of the users."""
-    features: Mapping[str, float] | Sequence[float] | None = None
+    features: Mapping[str, Any] | Sequence[Any] | None = None
     """Feature values by name, or in the declared order; None: ask the feature source."""
     context: Mapping[str, Any] = field(default_factory=dict)
     """Circumstances of the request (JSON values); part of the cache key."""
@@ -236,8 +236,14 @@ class FeatureSource(Protocol):
     def feature_names(self) -> tuple[str, ...]:
         """The names of the values that `features` returns, in their order."""
 
-    def features(self, user_id: UserId, context: Mapping[str, Any]) -> NDArray[np.float32] | None:
-        """Return the user's ``(len(feature_names),)`` float32 row, or None if it is unknown."""
+    def features(
+        self, user_id: UserId, context: Mapping[str, Any]
+    ) -> NDArray[np.float32] | Mapping[str, Any] | None:
+        """Return the user's features, or None if it is unknown.
+
+        Either a ``(len(feature_names),)`` float32 row, or values by name, as a request would send
+        them: strings, whole numbers and lists, too, for versions that declare a feature schema.
+        """
 
     def close(self) -> None:
         """Free what the source holds."""

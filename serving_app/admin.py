@@ -246,7 +246,21 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
     add_fieldsets = (
         (None, {"fields": ("model", "framework", "artifact", "artifact_upload", "sha256")}),
         (_("Items"), {"fields": ("catalogue", "catalogue_upload")}),
-        (_("Features"), {"fields": ("feature_names", "feature_source", "feature_source_options")}),
+        (
+            _("Features"),
+            {
+                "fields": (
+                    "feature_names",
+                    "feature_schema",
+                    "feature_source",
+                    "feature_source_options",
+                )
+            },
+        ),
+        (
+            _("Output"),
+            {"fields": ("output", "output_options", "item_vectors", "item_vectors_upload")},
+        ),
         (_("More"), {"fields": ("framework_options", "notes")}),
     )
     fieldsets = (
@@ -267,8 +281,17 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
         ),
         (
             _("Features"),
-            {"fields": ("features", "feature_source", "feature_source_options", "takes")},
+            {
+                "fields": (
+                    "features",
+                    "feature_schema",
+                    "feature_source",
+                    "feature_source_options",
+                    "takes",
+                )
+            },
         ),
+        (_("Output"), {"fields": ("output", "output_options", "item_vectors")}),
         (_("Registered"), {"fields": ("created", "created_by")}),
     )
     change_readonly = (
@@ -284,9 +307,13 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
         "catalogue",
         "items",
         "features",
+        "feature_schema",
         "feature_source",
         "feature_source_options",
         "takes",
+        "output",
+        "output_options",
+        "item_vectors",
         "created",
         "created_by",
         "metrics",

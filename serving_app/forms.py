@@ -76,8 +76,27 @@ class RegisterVersionForm(forms.ModelForm):  # type: ignore[type-arg]  # no gene
     )
     feature_names = forms.CharField(
         label=_("Feature names"),
+        required=False,
         widget=theme.UnfoldAdminTextareaWidget,
         help_text=_("Separated by commas or line ends, in the order the model takes them."),
+    )
+    output = forms.ChoiceField(
+        label=_("Output"),
+        required=False,
+        widget=theme.UnfoldAdminSelectWidget,
+        help_text=_("What the model returns; none: validation finds out."),
+    )
+    item_vectors = forms.CharField(
+        label=_("Item vectors"),
+        required=False,
+        max_length=500,
+        widget=theme.UnfoldAdminTextInputWidget,
+        help_text=_("Path of a .npy file in the model store, or upload it; for an embedding."),
+    )
+    item_vectors_upload = forms.FileField(
+        label=_("Upload the item vectors"),
+        required=False,
+        widget=theme.UnfoldAdminFileFieldWidget,
     )
 
     class Meta:
@@ -93,7 +112,12 @@ class RegisterVersionForm(forms.ModelForm):  # type: ignore[type-arg]  # no gene
             "sha256",
             "catalogue",
             "catalogue_upload",
+            "output",
+            "output_options",
+            "item_vectors",
+            "item_vectors_upload",
             "feature_names",
+            "feature_schema",
             "feature_source",
             "feature_source_options",
             "notes",
@@ -103,6 +127,8 @@ class RegisterVersionForm(forms.ModelForm):  # type: ignore[type-arg]  # no gene
         super().__init__(*args, **kwargs)
         registry = get_registry()
         self.fields["framework"].choices = [(n, n) for n in registry.frameworks.names()]  # type: ignore[attr-defined]
+        self.fields["output"].choices = [("", "—"), *ModelVersion.Output.choices]  # type: ignore[attr-defined]
+        self.initial.pop("output", None)  # the row's default is no choice of the form's
         sources = registry.feature_sources.names()
         self.fields["feature_source"].choices = [("", "—"), *((n, n) for n in sources)]  # type: ignore[attr-defined]
 
@@ -119,17 +145,25 @@ class RegisterVersionForm(forms.ModelForm):  # type: ignore[type-arg]  # no gene
         serving = serving_settings()
         folder = UploadFolder(serving.model_store, limit=serving.max_upload_bytes)
         try:
-            for field in ("artifact", "catalogue"):
+            for field in ("artifact", "catalogue", "item_vectors"):
                 upload = given.get(f"{field}_upload")
                 if upload is not None:
                     given[field] = folder.keep(upload)
-                elif not given[field]:
-                    raise ValidationError({field: _("Give its path in the store, or upload it.")})
+            if not given["artifact"]:
+                raise ValidationError({"artifact": _("Give its path in the store, or upload it.")})
+            if not given["catalogue"] and given["output"] != "raw":
+                raise ValidationError(
+                    {"catalogue": _("Give its path in the store, or upload it; or choose raw.")}
+                )
             self.draft = registration.Draft(
                 artifact=given["artifact"],
                 framework=given["framework"],
                 catalogue=given["catalogue"],
                 feature_names=tuple(given["feature_names"]),
+                feature_schema=given["feature_schema"] or [],
+                output=given["output"],
+                output_options=given["output_options"] or {},
+                item_vectors=given["item_vectors"],
                 sha256=given["sha256"],
                 framework_options=given["framework_options"] or {},
                 feature_source=given["feature_source"],

@@ -114,6 +114,14 @@ class ServedModel(models.Model):
 class ModelVersion(models.Model):
     """One version of a model: validated files and their description. It never changes."""
 
+    class Output(models.TextChoices):
+        """What a model returns."""
+
+        SCORES = "scores", _("scores over the catalogue")
+        TOP_K = "top_k", _("the best items and their scores")
+        EMBEDDING = "embedding", _("a vector, compared with each item's")
+        RAW = "raw", _("raw tensors")
+
     model = models.ForeignKey(
         ServedModel, on_delete=models.CASCADE, related_name="versions", verbose_name=_("model")
     )
@@ -128,14 +136,41 @@ class ModelVersion(models.Model):
     sha256 = models.CharField(_("SHA-256"), max_length=64)
     signature = models.JSONField(_("signature"), editable=False)
     feature_names = models.JSONField(
-        _("feature names"), help_text=_("A JSON list, in the order in which the model takes them.")
+        _("feature names"),
+        default=list,
+        blank=True,
+        help_text=_("A JSON list, in the order in which the model takes them."),
     )
+    feature_schema = models.JSONField(
+        _("feature schema"),
+        default=list,
+        blank=True,
+        help_text=_(
+            "A JSON list of features, for several inputs, strings, whole numbers and sequences."
+        ),
+    )
+    output = models.CharField(
+        _("output"),
+        max_length=16,
+        choices=Output.choices,
+        default=Output.SCORES,
+        help_text=_("What the model returns."),
+    )
+    output_options = models.JSONField(_("output options"), default=dict, blank=True)
+    item_vectors = models.CharField(
+        _("item vectors"),
+        max_length=500,
+        blank=True,
+        help_text=_("Path of the items' vectors in the model store: .npy, for an embedding."),
+    )
+    item_vectors_sha256 = models.CharField(max_length=64, blank=True, editable=False)
     catalogue = models.CharField(
         _("catalogue"),
         max_length=500,
+        blank=True,
         help_text=_("Path of the item catalogue in the model store: CSV with item,title."),
     )
-    catalogue_sha256 = models.CharField(max_length=64, editable=False)
+    catalogue_sha256 = models.CharField(max_length=64, blank=True, editable=False)
     items = models.PositiveIntegerField(_("items"), editable=False)
     feature_source = models.CharField(
         _("feature source"),
@@ -225,6 +260,11 @@ class ModelVersion(models.Model):
             catalogue=self.catalogue,
             catalogue_sha256=self.catalogue_sha256,
             feature_names=tuple(self.feature_names),
+            feature_schema=self.feature_schema,
+            output=self.output,
+            output_options=self.output_options,
+            item_vectors=self.item_vectors,
+            item_vectors_sha256=self.item_vectors_sha256,
             signature=signature_from_json(self.signature),
             framework_options=self.framework_options,
             executor=self.model.executor,

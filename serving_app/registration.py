@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,11 @@ from plugins.apps import get_registry
 from plugins.conf import plugin_settings
 from serving_app.conf import serving_settings
 from serving_app.core.artifacts import digest, locate
+from serving_app.core.feature_schema import read_schema
 from serving_app.core.live_version import open_feature_source
-from serving_app.core.probe import probe_in_process, signature_as_json
-from serving_app.core.ranking import read_catalogue
+from serving_app.core.outputs import read_item_vectors
+from serving_app.core.probe import Expected, probe_in_process, signature_as_json
+from serving_app.core.ranking import NO_CATALOGUE, Catalogue, read_catalogue
 from serving_app.core.version_record import VersionRecord
 from serving_app.models import MODEL_NAME, ModelVersion, ServedModel
 from serving_app.promotion import promote, roll_back
@@ -43,9 +45,17 @@ class Draft:
     artifact: str
     """Path in the model store."""
     framework: str
-    catalogue: str
-    """Path in the model store."""
-    feature_names: tuple[str, ...]
+    catalogue: str = ""
+    """Path in the model store; a raw output has none."""
+    feature_names: tuple[str, ...] = ()
+    """The features, where they are numbers for the model's only input."""
+    feature_schema: Sequence[Any] = ()
+    """The features, where a list of names does not say enough: see docs/features.md."""
+    output: str = ""
+    """What the model returns, one of `OUTPUTS`; empty: validation finds out."""
+    output_options: Mapping[str, Any] = field(default_factory=dict)
+    item_vectors: str = ""
+    """Path in the model store of the items' vectors, for an output ``embedding``."""
     sha256: str = ""
     """The digest that the artifact must have; empty: whatever it has."""
     framework_options: Mapping[str, Any] = field(default_factory=dict)
@@ -63,14 +73,19 @@ class Validated:
     catalogue_sha256: str
     signature: Signature
     items: int
+    feature_names: tuple[str, ...]
+    output: str
+    output_options: Mapping[str, Any]
+    item_vectors_sha256: str
 
 
 def validate(model_name: str, draft: Draft) -> Validated:
     """Check a version as thoroughly as can be without serving it.
 
     In this order: the files are inside the store, the digest is the declared one, the catalogue
-    reads, the feature names are sound, the plugins exist and take the options, the feature source
-    opens, and the model loads in a separate process and scores sample batches over the catalogue.
+    and the items' vectors read, the features are sound, the plugins exist and take the options,
+    the feature source opens, and the model loads in a separate process, where it takes sample
+    batches of such features and returns outputs that fit the catalogue.
 
     Raises:
         ArtifactRejected: Something is wrong with the files.
@@ -85,9 +100,21 @@ def validate(model_name: str, draft: Draft) -> Validated:
             f"The SHA-256 of {draft.artifact} is {sha256}, not {draft.sha256} as declared. "
             "The file is damaged, or not the one you mean."
         )
-    catalogue_path = locate(serving.model_store, draft.catalogue)
-    catalogue = read_catalogue(catalogue_path)
-    _check_feature_names(draft.feature_names)
+    catalogue, catalogue_sha256 = NO_CATALOGUE, ""
+    if draft.catalogue:
+        catalogue_path = locate(serving.model_store, draft.catalogue)
+        catalogue, catalogue_sha256 = read_catalogue(catalogue_path), digest(catalogue_path)
+    elif draft.output != "raw":
+        raise ArtifactRejected(
+            "Give the catalogue of the items that the model ranks; or, if it ranks none, the "
+            "output raw."
+        )
+    vectors, vectors_sha256 = 0, ""
+    if draft.item_vectors:
+        vectors_path = locate(serving.model_store, draft.item_vectors)
+        vectors = read_item_vectors(vectors_path, len(catalogue.items)).shape[1]
+        vectors_sha256 = digest(vectors_path)
+    names = _feature_names(draft, catalogue)
     registry.frameworks.check_options(draft.framework, draft.framework_options)
     record = VersionRecord(
         model_name=model_name,
@@ -96,8 +123,9 @@ def validate(model_name: str, draft: Draft) -> Validated:
         sha256=sha256,
         framework=draft.framework,
         catalogue=draft.catalogue,
-        catalogue_sha256=digest(catalogue_path),
-        feature_names=draft.feature_names,
+        catalogue_sha256=catalogue_sha256,
+        feature_names=names,
+        feature_schema=draft.feature_schema,
         feature_source=draft.feature_source,
         feature_source_options=draft.feature_source_options,
     )
@@ -112,12 +140,48 @@ def validate(model_name: str, draft: Draft) -> Validated:
             path=path,
             options=draft.framework_options,
         ),
-        features=len(draft.feature_names),
-        items=len(catalogue.items),
+        Expected(
+            feature_names=names,
+            feature_schema=draft.feature_schema,
+            items=len(catalogue.items),
+            output=draft.output,
+            output_options=draft.output_options,
+            vectors=vectors,
+        ),
         blocked=tuple(plugin_settings().blocked),
         timeout=serving.validation_seconds,
     )
-    return Validated(sha256, record.catalogue_sha256, report.signature, len(catalogue.items))
+    return Validated(
+        sha256=sha256,
+        catalogue_sha256=catalogue_sha256,
+        signature=report.signature,
+        items=len(catalogue.items),
+        feature_names=names,
+        output=report.output,
+        output_options=report.output_options,
+        item_vectors_sha256=vectors_sha256,
+    )
+
+
+def _feature_names(draft: Draft, catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the names of a draft's features, checked.
+
+    Raises:
+        ArtifactRejected: The features are declared wrongly, or twice.
+    """
+    names = draft.feature_names
+    if draft.feature_schema:
+        declared = read_schema(
+            draft.feature_schema, catalogue=catalogue.position, items=len(catalogue.items)
+        )
+        if names and names != tuple(feature.name for feature in declared):
+            raise ArtifactRejected(
+                "The feature names and the feature schema differ; give one of them."
+            )
+        return tuple(feature.name for feature in declared)
+    if names or draft.catalogue:  # what is raw may be asked for tensors only
+        _check_feature_names(names)
+    return names
 
 
 def _check_feature_names(names: tuple[str, ...]) -> None:
@@ -162,7 +226,12 @@ def add(
             artifact=draft.artifact,
             sha256=validated.sha256,
             signature=signature_as_json(validated.signature),
-            feature_names=list(draft.feature_names),
+            feature_names=list(validated.feature_names),
+            feature_schema=list(draft.feature_schema),
+            output=validated.output,
+            output_options=dict(validated.output_options),
+            item_vectors=draft.item_vectors,
+            item_vectors_sha256=validated.item_vectors_sha256,
             catalogue=draft.catalogue,
             catalogue_sha256=validated.catalogue_sha256,
             items=validated.items,

@@ -149,9 +149,24 @@ def check_name(value: Any, what: str) -> None:
         raise ValueError(f"{what} must be a text of 1 to {LONGEST_NAME} printable characters.")
 
 
-def digest_features(row: NDArray[Any]) -> str:
-    """Return the digest of a feature row, as little-endian float32 on every machine."""
-    return _digest(np.ascontiguousarray(row, dtype="<f4").tobytes())
+def digest_features(row: Sequence[NDArray[Any]]) -> str:
+    """Return the digest of a row of arrays: their datatypes, shapes and bytes.
+
+    The same on every machine. ``1`` is not ``1.0``, and ``[1, 2], [3]`` is not ``[1], [2, 3]``.
+    """
+    parts = []
+    for array in row:
+        head, little = _described(array.dtype, array.shape)
+        parts.append(head)
+        parts.append((array if little is None else array.astype(little)).tobytes())
+    return _digest(b"".join(parts))
+
+
+@functools.lru_cache(maxsize=1024)
+def _described(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, np.dtype[Any] | None]:
+    """Return datatype and shape as bytes, and the datatype to convert to; None: it is as is."""
+    little = dtype.newbyteorder("<")
+    return f"{little.str}{shape}".encode(), None if little == dtype else little
 
 
 def matcher(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +34,15 @@ def check_feature_source(source: FeatureSource, known_user: UserId, unknown_user
 
     row = source.features(known_user, {})
     assert row is not None, f"features({known_user!r}) is None, but the user is known."
-    assert isinstance(row, np.ndarray), f"features returned {type(row).__name__}, not an array."
-    assert row.dtype == np.float32, f"features returned {row.dtype}, not float32."
-    assert row.shape == (len(names),), f"features returned {row.shape}, not ({len(names)},)."
-    assert np.isfinite(row).all(), f"features returned values that are not finite: {row}"
-    expected = row.copy()
+    if isinstance(row, Mapping):
+        unknown = sorted(row.keys() - set(names))
+        assert not unknown, f"features returned {unknown[0]}, which is not in feature_names."
+    else:
+        assert isinstance(row, np.ndarray), f"features returned {type(row).__name__}, not an array."
+        assert row.dtype == np.float32, f"features returned {row.dtype}, not float32."
+        assert row.shape == (len(names),), f"features returned {row.shape}, not ({len(names)},)."
+        assert np.isfinite(row).all(), f"features returned values that are not finite: {row}"
+    expected = copy.deepcopy(row)
 
     for alike in _alike(known_user):
         _check_same(source, alike, expected)
@@ -61,7 +68,13 @@ def _alike(user: UserId) -> list[UserId]:
     return [user, int(user)] if is_number else [user]
 
 
-def _check_same(source: FeatureSource, user: UserId, expected: NDArray[np.float32]) -> None:
+def _check_same(
+    source: FeatureSource, user: UserId, expected: NDArray[np.float32] | Mapping[str, Any]
+) -> None:
     row = source.features(user, {})
     assert row is not None, f"features({user!r}) is None, but the user was known before."
-    assert np.array_equal(row, expected), f"features({user!r}) changed: {row}, not {expected}"
+    if isinstance(row, Mapping) or isinstance(expected, Mapping):
+        same = row == expected
+    else:
+        same = np.array_equal(row, expected)
+    assert same, f"features({user!r}) changed: {row}, not {expected}"

@@ -132,7 +132,7 @@ class ModelVersionViewSet(
         """Validate and register the version; the model must exist."""
         model = get_object_or_404(ServedModel, name=self.kwargs["name"])
         given = serializer.validated_data
-        given["feature_names"] = tuple(given["feature_names"])
+        given["feature_names"] = tuple(given.get("feature_names", ()))
         draft = registration.Draft(**given)
         serializer.instance = registration.register(model.name, draft, by=_user(self.request))
 

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from serving_app.core.outputs import OUTPUTS
 from serving_app.models import (
     Activation,
     Alias,
@@ -234,7 +235,16 @@ class ModelVersionSerializer(serializers.ModelSerializer[ModelVersion]):
         max_length=64,
         help_text="If given, the artifact must have this digest.",
     )
-    feature_names = serializers.ListField(child=serializers.CharField(), allow_empty=False)
+    catalogue = serializers.CharField(required=False, allow_blank=True, max_length=500)
+    feature_names = serializers.ListField(child=serializers.CharField(), required=False)
+    feature_schema = serializers.ListField(child=serializers.DictField(), required=False)
+    output = serializers.ChoiceField(
+        choices=OUTPUTS,
+        required=False,
+        allow_blank=True,
+        help_text="If absent, validation finds out.",
+    )
+    output_options = serializers.DictField(required=False)
     framework_options = serializers.DictField(required=False)
     feature_source_options = serializers.DictField(required=False)
     metrics = serializers.DictField(required=False)
@@ -254,6 +264,10 @@ class ModelVersionSerializer(serializers.ModelSerializer[ModelVersion]):
             "sha256",
             "signature",
             "feature_names",
+            "feature_schema",
+            "output",
+            "output_options",
+            "item_vectors",
             "catalogue",
             "items",
             "feature_source",

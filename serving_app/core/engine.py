@@ -7,16 +7,20 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plugins import ArtifactRejected, HostedModel, InferenceError, ModelSpec, Priority
+from plugins import ArtifactRejected, HostedModel, InferenceError, ModelSpec, Priority, Tensors
 from plugins.registry import PluginRegistry
 from serving_app.core.artifacts import digest, locate
 from serving_app.core.batcher import Batcher, BatcherStats
-from serving_app.core.top_k import top_k
+from serving_app.core.features import Layout, Row
+from serving_app.core.outputs import Ranker, ranker_of, read_item_vectors
+from serving_app.core.ranking import read_catalogue
+from serving_app.core.schema_layout import layout_of
+from serving_app.core.tensors import join, part
 from serving_app.core.version_record import VersionRecord
 
 __all__ = ["Engine", "Finish", "LocalEngine", "open_engine", "registered_file"]
@@ -31,21 +35,32 @@ Finish = Callable[[NDArray[np.intp], NDArray[np.floating]], Result]
 class Engine(Protocol[Result]):
     """What answers rows for one model version: in this process, or in the model host."""
 
-    def submit(
-        self, row: NDArray[np.float32], depth: int, *, seconds: float, priority: Priority
-    ) -> Future[Result]:
+    def submit(self, row: Row, depth: int, *, seconds: float, priority: Priority) -> Future[Result]:
         """Queue one row, and return the future of its result, ``depth`` positions deep.
 
         Any thread calls it. Cancelling the future before its batch starts takes the row out.
 
         Args:
-            row: The features, in the model's order.
+            row: The features, as the version's layout made them.
             depth: How many positions are wanted; no more than the catalogue has.
             seconds: How long the result is of use to anyone, from now on.
             priority: What goes first when not everything can.
 
         Raises:
             QueueFull: Too many rows are queued.
+            ModelNotReady: The engine is closed, or cannot be reached.
+        """
+
+    def infer(self, inputs: Tensors, *, seconds: float, priority: Priority) -> Future[Tensors]:
+        """Queue tensors as they are, and return the future of the model's outputs.
+
+        Args:
+            inputs: Arrays of the registered datatypes and shapes, with the same number of rows.
+            seconds: How long the outputs are of use to anyone, from now on.
+            priority: What goes first when not everything can.
+
+        Raises:
+            QueueFull: Too much is queued.
             ModelNotReady: The engine is closed, or cannot be reached.
         """
 
@@ -64,10 +79,10 @@ class Engine(Protocol[Result]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _Ranked:
     """One queued request: its feature row, and how deep its ranking must go."""
 
-    features: NDArray[np.float32]
+    row: Row
     depth: int
 
 
@@ -77,21 +92,29 @@ class LocalEngine(Generic[Result]):
     Args:
         record: The version.
         hosted: Its model.
+        layout: How rows fill its inputs; None: it takes only tensors.
+        ranker: Reads its outputs; None: they are raw.
         items: How many items the catalogue has.
         finish: Makes the results; called on batcher threads.
     """
 
     def __init__(
-        self, record: VersionRecord, *, hosted: HostedModel, items: int, finish: Finish[Result]
+        self,
+        record: VersionRecord,
+        *,
+        hosted: HostedModel,
+        layout: Layout | None,
+        ranker: Ranker | None,
+        items: int,
+        finish: Finish[Result],
     ) -> None:
-        self._label = record.label
-        self._features = len(record.feature_names)
+        self._signature = record.signature
         self._hosted = hosted
+        self._layout = layout
+        self._ranker = ranker
         self._items = items
         self._finish = finish
-        signature = record.signature
-        self._input = signature.inputs[0].name if signature else "features"
-        self._batcher: Batcher[_Row, Result] = Batcher(
+        self._batcher: Batcher[_Ranked | Tensors, Result | Tensors] = Batcher(
             self._run,
             name=record.label,
             max_batch=record.max_batch,
@@ -99,17 +122,30 @@ class LocalEngine(Generic[Result]):
             threads=hosted.instances,
         )
 
-    def submit(
-        self, row: NDArray[np.float32], depth: int, *, seconds: float, priority: Priority
-    ) -> Future[Result]:
+    def submit(self, row: Row, depth: int, *, seconds: float, priority: Priority) -> Future[Result]:
         """Queue one row: see `Engine.submit`."""
-        return self._batcher.submit(_Row(row, min(depth, self._items)))
+        future = self._batcher.submit(_Ranked(row, min(depth, self._items)))
+        return cast("Future[Result]", future)
+
+    def infer(self, inputs: Tensors, *, seconds: float, priority: Priority) -> Future[Tensors]:
+        """Queue tensors: see `Engine.infer`."""
+        return cast("Future[Tensors]", self._batcher.submit(inputs))
 
     def probe(self) -> None:
         """Run one batch through the model: see `Engine.probe`."""
-        result = self._run([_Row(np.zeros(self._features, dtype=np.float32), 1)])[0]
+        result = self._run([self._blank()])[0]
         if isinstance(result, Exception):
             raise result
+
+    def _blank(self) -> _Ranked | Tensors:
+        """Return work to try the model with."""
+        if self._layout is not None and self._ranker is not None:
+            return _Ranked(self._layout.blank(), 1)
+        assert self._signature is not None, "raw models are registered with their signature"
+        return {
+            spec.name: np.zeros([1, *(max(n, 1) for n in spec.shape[1:])], dtype=spec.dtype)
+            for spec in self._signature.inputs
+        }
 
     def stats(self) -> BatcherStats:
         """Return what its batcher counted."""
@@ -121,25 +157,37 @@ class LocalEngine(Generic[Result]):
             closing.callback(self._hosted.close)
             closing.callback(self._batcher.close)
 
-    def _run(self, rows: Sequence[_Row]) -> list[Result | Exception]:
+    def _run(self, works: Sequence[_Ranked | Tensors]) -> list[Result | Tensors | Exception]:
         """Return the results of a batch. Runs on a batcher thread."""
-        outputs = self._hosted.run({self._input: np.stack([row.features for row in rows])})
-        scores = next(iter(outputs.values()))
-        if scores.shape != (len(rows), self._items):
-            raise InferenceError(
-                f"{self._label} returned scores of shape {scores.shape} for "
-                f"{len(rows)} rows and {self._items} items."
-            )
-        finite = np.atleast_1d(np.isfinite(scores).all(axis=1))
-        if not finite.all():
-            scores = np.where(finite[:, None], scores, 0)
-        positions, best = top_k(scores, max(row.depth for row in rows))
+        ranked = [work for work in works if isinstance(work, _Ranked)]
+        if len(ranked) == len(works):
+            return self._rank(ranked)
+        tensors = [work for work in works if not isinstance(work, _Ranked)]
+        rankings = iter(self._rank(ranked) if ranked else ())
+        outputs = iter(self._infer(tensors))
+        return [next(rankings) if isinstance(work, _Ranked) else next(outputs) for work in works]
+
+    def _rank(self, works: Sequence[_Ranked]) -> list[Result | Tensors | Exception]:
+        """Return the results of rows."""
+        assert self._layout is not None, "a raw model ranks nothing"
+        assert self._ranker is not None, "a raw model ranks nothing"
+        outputs = self._hosted.run(self._layout.tensors([work.row for work in works]))
+        best = self._ranker.best(outputs, len(works), max(work.depth for work in works))
         return [
-            self._finish(positions[i, : row.depth], best[i, : row.depth])
-            if finite[i]
-            else InferenceError(f"{self._label} returned scores that are not finite.")
-            for i, row in enumerate(rows)
+            self._finish(best.positions[i, : work.depth], best.scores[i, : work.depth])
+            if best.sound[i]
+            else InferenceError(best.problem)
+            for i, work in enumerate(works)
         ]
+
+    def _infer(self, works: Sequence[Tensors]) -> list[Tensors]:
+        """Return the outputs for tensors; those that fit together are run together."""
+        results: dict[int, Tensors] = {}
+        for indices, inputs in join(works):
+            outputs = self._hosted.run(inputs)
+            counts = [len(next(iter(works[i].values()))) for i in indices]
+            results.update(zip(indices, part(outputs, counts), strict=True))
+        return [results[i] for i in range(len(works))]
 
 
 def open_engine(
@@ -165,17 +213,47 @@ def open_engine(
         options=record.framework_options,
         signature=record.signature,
     )
+    ranker = _open_ranker(record, store=store, items=items)
+    layout = (
+        layout_of(record.feature_names, record.feature_schema, record.signature, items=items)
+        if ranker is not None
+        else None
+    )
     framework = registry.frameworks.create(record.framework, record.framework_options)
     executor = registry.executors.create(record.executor, record.executor_options)
     hosted = executor.host(spec, lambda: framework.load(spec))
     with ExitStack() as undo:
         undo.callback(hosted.close)
-        engine = LocalEngine(record, hosted=hosted, items=items, finish=finish)
+        engine = LocalEngine(
+            record, hosted=hosted, layout=layout, ranker=ranker, items=items, finish=finish
+        )
         undo.pop_all()
         undo.callback(engine.close)
         engine.probe()
         undo.pop_all()
     return engine
+
+
+def _open_ranker(record: VersionRecord, *, store: Path, items: int) -> Ranker | None:
+    """Return what reads the version's outputs; None: they are raw."""
+    if record.output == "raw":
+        return None
+    vectors = None
+    ids: Sequence[str] = ()
+    if record.output == "embedding":
+        path = registered_file(store, record.item_vectors, record.item_vectors_sha256)
+        vectors = read_item_vectors(path, items)
+    elif record.output_options.get("items_are") == "ids":
+        path = registered_file(store, record.catalogue, record.catalogue_sha256)
+        ids = read_catalogue(path).items
+    return ranker_of(
+        record.output,
+        record.output_options,
+        label=record.label,
+        items=items,
+        ids=ids,
+        vectors=vectors,
+    )
 
 
 def registered_file(store: Path, relative: str, sha256: str) -> Path:

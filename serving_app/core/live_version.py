@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from plugins import (
     InferenceError,
     InvalidInput,
     Priority,
+    Tensors,
     Unavailable,
     UserId,
 )
@@ -26,9 +28,11 @@ from plugins.registry import PluginRegistry
 from serving_app.core.artifacts import locate
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.engine import Engine, open_engine, registered_file
-from serving_app.core.features import FeatureLayout
+from serving_app.core.features import FeatureLayout, Layout, NoLayout, Row
 from serving_app.core.outcomes import Outcomes
-from serving_app.core.ranking import Catalogue, Ranking, read_catalogue
+from serving_app.core.ranking import NO_CATALOGUE, Catalogue, Ranking, read_catalogue
+from serving_app.core.schema_layout import layout_of
+from serving_app.core.tensors import checked_tensors
 from serving_app.core.version_record import VersionRecord
 
 __all__ = ["LiveVersion", "open_feature_source", "open_version"]
@@ -42,6 +46,9 @@ class LiveVersion:
         engine: Runs its model.
         catalogue: Its items.
         source: Where its users' features are, if it has one.
+
+    Raises:
+        ArtifactRejected: Its features do not fit its model.
     """
 
     def __init__(
@@ -53,47 +60,65 @@ class LiveVersion:
         source: FeatureSource | None,
     ) -> None:
         self.record = record
-        self.fingerprint = hashlib.blake2b(
-            (record.sha256 + record.catalogue_sha256).encode(), digest_size=4
-        ).hexdigest()
+        self.fingerprint = _fingerprint(record)
         """Digest of what its answers depend on; part of their cache keys."""
         self.catalogue = catalogue
-        self.layout = FeatureLayout(record.feature_names)
+        self.layout = _layout(record, catalogue)
         self._source = source
         self._columns = _columns(record, source)
         self._engine = engine
         self.outcomes = Outcomes(record.timeout)
         """How what somebody waited for ended."""
 
-    def features_of(self, user_id: UserId, context: Mapping[str, Any]) -> NDArray[np.float32]:
+    def features_of(self, user_id: UserId, context: Mapping[str, Any]) -> Row:
         """Return the user's feature row from the feature source.
 
         Raises:
-            InvalidInput: There is no feature source, or it does not know the user.
+            InvalidInput: There is no feature source, or it does not know the user; or the version
+                recommends nothing.
             InferenceError: The feature source failed.
         """
+        if isinstance(self.layout, NoLayout):
+            raise self.layout.refusal()
         if self._source is None:
             raise InvalidInput(
                 f"{self.record.label} has no feature source; send features.", field="features"
             )
         try:
-            row = self._source.features(user_id, context)
+            known = self._source.features(user_id, context)
         except Exception as error:  # a plugin may raise anything; the waiters must hear of it
             self.outcomes.failed()
             raise InferenceError(
                 f"The feature source of {self.record.label} failed: {error}"
             ) from error
-        if row is None:
+        if known is None:
             raise InvalidInput(
                 f"The feature source of {self.record.label} does not know user {user_id!r}; "
                 "send features.",
                 field="user_id",
             )
-        return row if self._columns is None else row[self._columns]
+        if not isinstance(known, Mapping):
+            if isinstance(self.layout, FeatureLayout):
+                return (known if self._columns is None else known[self._columns],)
+            known = dict(zip(self._source.feature_names, known.tolist(), strict=True))
+        return self._row_of({name: known[name] for name in self.layout.names if name in known})
+
+    def _row_of(self, features: Mapping[str, Any]) -> Row:
+        """Return the row of what a feature source knows; what is wrong there is not the caller's.
+
+        Raises:
+            InferenceError: It is not what the version declares.
+        """
+        try:
+            return self.layout.row(features)
+        except InvalidInput as error:
+            raise InferenceError(
+                f"The feature source of {self.record.label} gives what it does not take. {error}"
+            ) from error
 
     def submit(
         self,
-        row: NDArray[np.float32],
+        row: Row,
         depth: int,
         *,
         seconds: float | None = None,
@@ -122,6 +147,33 @@ class LiveVersion:
         self.outcomes.watch(computation)
         return computation
 
+    def infer(
+        self,
+        inputs: Tensors,
+        *,
+        seconds: float | None = None,
+        priority: Priority = Priority.LIVE,
+    ) -> Future[Tensors]:
+        """Queue tensors as they are, and return the future of the model's outputs.
+
+        Whatever the version's output is, nothing is ranked. They share batches with rows' turns.
+
+        Args:
+            inputs: Arrays by name, with the same number of rows.
+            seconds: How long the outputs are of use to anyone; None: the model's time-out.
+            priority: What goes first when not everything can.
+
+        Raises:
+            InvalidInput: They are not what the model takes; the field is ``inputs``, with a name.
+            QueueFull: Too much is queued.
+            ModelNotReady: The engine is closed, or cannot be reached.
+        """
+        return self._engine.infer(
+            checked_tensors(inputs, self.record.signature),
+            seconds=self.record.timeout if seconds is None else seconds,
+            priority=priority,
+        )
+
     def stats(self) -> BatcherStats:
         """Return what its engine counted."""
         return self._engine.stats()
@@ -142,7 +194,10 @@ def open_version(record: VersionRecord, *, store: Path, registry: PluginRegistry
         PluginError: A plugin it names does not exist, or refuses its options.
         InferenceError: The probe batch failed.
     """
-    catalogue = read_catalogue(registered_file(store, record.catalogue, record.catalogue_sha256))
+    catalogue = NO_CATALOGUE
+    if record.catalogue:
+        path = registered_file(store, record.catalogue, record.catalogue_sha256)
+        catalogue = read_catalogue(path)
     with ExitStack() as undo:
         source = open_feature_source(record, store=store, registry=registry)
         if source is not None:
@@ -190,10 +245,34 @@ def _columns(record: VersionRecord, source: FeatureSource | None) -> NDArray[np.
     if source is None or source.feature_names == record.feature_names:
         return None
     at = {name: i for i, name in enumerate(source.feature_names)}
-    missing = [name for name in record.feature_names if name not in at]
+    spared = {given["name"] for given in record.feature_schema if "default" in given}
+    missing = [name for name in record.feature_names if name not in at and name not in spared]
     if missing:
         raise ArtifactRejected(
             f"The feature source {record.feature_source} lacks {', '.join(missing[:5])}, which "
             f"{record.label} takes."
         )
+    if record.feature_schema:
+        return None  # its features go by their names
     return np.array([at[name] for name in record.feature_names], dtype=np.intp)
+
+
+def _layout(record: VersionRecord, catalogue: Catalogue) -> Layout:
+    """Return how requests' features become rows."""
+    if record.output == "raw":
+        return NoLayout(record.label)
+    return layout_of(
+        record.feature_names,
+        record.feature_schema,
+        record.signature,
+        catalogue=catalogue.position,
+        items=len(catalogue.items),
+    )
+
+
+def _fingerprint(record: VersionRecord) -> str:
+    parts = [record.sha256, record.catalogue_sha256, record.item_vectors_sha256]
+    if record.feature_schema or record.output_options:
+        meaning = [list(record.feature_schema), record.output, dict(record.output_options)]
+        parts.append(json.dumps(meaning, sort_keys=True))
+    return hashlib.blake2b("".join(parts).encode(), digest_size=4).hexdigest()

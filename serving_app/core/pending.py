@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cache_app.core.levels import Found
 from plugins import (
     DeadlineExceeded,
+    InvalidInput,
     Recommendation,
     RecommendationRequest,
     RecserveError,
@@ -44,6 +45,7 @@ class Pending:
         """Return the answer; wait for it, if need be, at most until the deadline.
 
         Raises:
+            InvalidInput: The model ranks too few items itself for ``k`` and the exclusions.
             DeadlineExceeded: The deadline came first, and nothing stale stands in.
             RecserveError: Why there is no computation, or what it raised, if nothing stale stands
                 in.
@@ -75,7 +77,12 @@ class Pending:
         self, ranking: Ranking, *, found: Found | None = None, degraded: bool = False
     ) -> Recommendation:
         cut = ranking.cut(self.request.k, self.request.exclude)
-        assert cut is not None, "only a ranking that is deep enough is found or asked for"
+        if cut is None:  # of a model that ranks itself, and no deeper
+            raise InvalidInput(
+                f"{self.record.label} ranks {len(ranking.items)} items itself: too few for k once "
+                "the excluded ones are out.",
+                field="exclude",
+            )
         items, scores = cut
         return Recommendation(
             user_id=self.request.user_id,

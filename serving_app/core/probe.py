@@ -13,17 +13,46 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from plugins import ArtifactRejected, LoadedModel, ModelSpec, PluginError, Signature, TensorSpec
+from plugins import (
+    ArtifactRejected,
+    LoadedModel,
+    ModelSpec,
+    PluginError,
+    Signature,
+    Tensors,
+    TensorSpec,
+)
+from plugins.datatypes import datatype_of
 from plugins.loading import load_plugins
+from serving_app.core.outputs import infer_output
+from serving_app.core.schema_layout import layout_of
 
 _BATCHES = (1, 3)
+_TOLERANCE = 1e-3
+"""How far a row's numbers may depend on the rows beside it, of the largest number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is declared of a model, which a probe compares with what it finds."""
+
+    feature_names: tuple[str, ...] = ()
+    feature_schema: Sequence[Any] = ()
+    items: int = 0
+    """How many items the catalogue has; 0: there is none."""
+    output: str = ""
+    """One of `serving_app.core.outputs.OUTPUTS`; empty: whatever it looks like."""
+    output_options: Mapping[str, Any] = field(default_factory=dict)
+    vectors: int = 0
+    """How many numbers the items' vectors have; 0: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +61,10 @@ class ProbeReport:
 
     signature: Signature
     """Read from the artifact, or else from what the sample batch took and returned."""
+    output: str
+    """What its output is."""
+    output_options: Mapping[str, Any]
+    """Which of its tensors that is."""
 
 
 def signature_as_json(signature: Signature) -> dict[str, Any]:
@@ -55,14 +88,13 @@ def signature_from_json(value: Mapping[str, Any]) -> Signature:
 
 
 def probe_in_process(
-    spec: ModelSpec, *, features: int, items: int, blocked: tuple[str, ...], timeout: float
+    spec: ModelSpec, expected: Expected, *, blocked: tuple[str, ...], timeout: float
 ) -> ProbeReport:
     """Load a model in a separate process, run sample batches, and return what was found.
 
     Args:
         spec: The version to probe.
-        features: How many feature names are declared.
-        items: How many items the catalogue has.
+        expected: What is declared of it.
         blocked: Plugins that must not be imported.
         timeout: Seconds that loading and running may take.
 
@@ -79,8 +111,7 @@ def probe_in_process(
                 "path": str(spec.path),
                 "options": dict(spec.options),
             },
-            "features": features,
-            "items": items,
+            "expected": asdict(expected),
             "blocked": list(blocked),
         }
         root = Path(__file__).resolve().parents[2]
@@ -104,7 +135,9 @@ def probe_in_process(
         answer = json.loads(report.read_text("utf-8"))
     if "rejected" in answer:
         raise ArtifactRejected(answer["rejected"])
-    return ProbeReport(signature=signature_from_json(answer["signature"]))
+    return ProbeReport(
+        signature_from_json(answer["signature"]), answer["output"], answer["output_options"]
+    )
 
 
 def _crash(returncode: int, stderr: bytes) -> str:
@@ -124,74 +157,118 @@ def probe(question: Mapping[str, Any]) -> dict[str, Any]:
         registry = load_plugins(blocked=question["blocked"])
         framework = registry.frameworks.create(spec.framework, spec.options)
         model = framework.load(spec)
-        signature = _sampled(model, features=question["features"], items=question["items"])
-        return {"signature": signature_as_json(signature)}
+        expected = Expected(**question["expected"])
+        report = _sampled(model, expected)
+        return {**asdict(report), "signature": signature_as_json(report.signature)}
     except (ArtifactRejected, PluginError) as error:
         return {"rejected": str(error)}
 
 
-def _sampled(model: LoadedModel, *, features: int, items: int) -> Signature:
-    """Run sample batches, and return the signature that they confirm."""
+def _sampled(model: LoadedModel, expected: Expected) -> ProbeReport:
+    """Run sample batches, and return what they confirm."""
     declared = model.signature
-    name = _input_name(declared, features)
+    for spec in declared.inputs if declared else ():
+        if not spec.shape or spec.shape[0] != -1:
+            raise ArtifactRejected(
+                f"The model takes only batches of fixed size at {spec.name} ({list(spec.shape)}); "
+                "export it with a free batch dimension."
+            )
     rng = np.random.default_rng(0)
-    for batch in _BATCHES:
-        rows = rng.standard_normal((batch, features)).astype(np.float32)
-        try:
-            outputs = model.predict({name: rows})
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise ArtifactRejected(
-                f"The model failed on a sample batch of {batch} rows of {features} features "
-                f"({type(error).__name__}: {reason}). Do the declared feature names fit it, and "
-                f"does it take any batch size?"
-            ) from error
-        output, scores = next(iter(outputs.items()))
-        if scores.ndim != 2 or scores.shape[0] != batch:
-            raise ArtifactRejected(
-                f"The model returned {output} of shape {scores.shape} for {batch} rows; it must "
-                "return (rows, items)."
-            )
-        if scores.shape[1] != items:
-            raise ArtifactRejected(
-                f"The model scores {scores.shape[1]} items, but the catalogue lists {items}. "
-                "They must be the same, in the same order."
-            )
-        if not np.isfinite(scores).all():
-            raise ArtifactRejected("The model returned scores that are NaN or infinite.")
-    return declared or Signature(
-        inputs=(TensorSpec(name, "FP32", (-1, features)),),
-        outputs=(TensorSpec(output, "FP32", (-1, items)),),
+    inputs: tuple[TensorSpec, ...]
+    if expected.feature_names or expected.feature_schema:
+        names = tuple(expected.feature_names)
+        layout = layout_of(names, expected.feature_schema, declared, items=expected.items)
+        inputs, what = layout.inputs, f"{len(layout.names)} features"
+        batches = [layout.tensors(layout.samples(batch, rng)) for batch in _BATCHES]
+    elif declared is not None:
+        inputs, what = declared.inputs, f"{len(declared.inputs)} tensors"
+        batches = [_random(inputs, batch, rng) for batch in _BATCHES]
+    else:
+        raise ArtifactRejected(
+            "The artifact does not say what it takes; declare the features, by names or a schema."
+        )
+    for batch in batches:
+        outputs = _outputs(model, batch, what)
+        output, options = infer_output(
+            expected.output,
+            expected.output_options,
+            outputs,
+            items=expected.items,
+            vectors=expected.vectors,
+        )
+    _check_rows_alone(model, batches[-1], outputs, what)
+    found = Signature(
+        inputs,
+        tuple(
+            TensorSpec(name, datatype_of(array.dtype), (-1, *array.shape[1:]))
+            for name, array in outputs.items()
+        ),
     )
+    return ProbeReport(declared or found, output, options)
 
 
-def _input_name(declared: Signature | None, features: int) -> str:
-    """Return the name of the model's only input.
+def _random(
+    inputs: Sequence[TensorSpec], batch: int, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Return tensors to try a model with of which only the signature is known."""
+    tensors: dict[str, NDArray[Any]] = {}
+    for spec in inputs:
+        shape = [batch, *(1 if n == -1 else n for n in spec.shape[1:])]
+        if spec.datatype == "BYTES":
+            tensors[spec.name] = np.full(shape, b"a", dtype=object)
+        elif spec.datatype.startswith("FP"):
+            tensors[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+        else:
+            tensors[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
+    return tensors
+
+
+def _outputs(model: LoadedModel, inputs: Tensors, what: str) -> Tensors:
+    """Return the outputs for a sample batch, checked.
 
     Raises:
-        ArtifactRejected: The artifact declares inputs that the feature names do not fit.
+        ArtifactRejected: The model fails on it, or returns what is no output.
     """
-    if declared is None:
-        return "features"
-    if len(declared.inputs) != 1:
-        names = ", ".join(spec.name for spec in declared.inputs) or "none"
-        raise ArtifactRejected(f"The model must take one input; it takes {names}.")
-    taken = declared.inputs[0]
-    if taken.datatype != "FP32" or len(taken.shape) != 2:
+    rows = len(next(iter(inputs.values())))
+    try:
+        outputs = model.predict(inputs)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ArtifactRejected(
-            f"The input {taken.name} is {taken.datatype} {list(taken.shape)}; it must be FP32 with "
-            "the shape (batch, features)."
-        )
-    if taken.shape[0] != -1:
-        raise ArtifactRejected(
-            f"The model takes only batches of {taken.shape[0]} rows; export it with a free batch "
-            "dimension."
-        )
-    if taken.shape[1] not in {-1, features}:
-        raise ArtifactRejected(
-            f"The model takes {taken.shape[1]} features, but {features} feature names are declared."
-        )
-    return taken.name
+            f"The model failed on a sample batch of {rows} rows of {what} "
+            f"({type(error).__name__}: {reason}). Do the declared features fit it, and does it "
+            "take any batch size?"
+        ) from error
+    if not outputs:
+        raise ArtifactRejected("The model returned nothing.")
+    for name, array in outputs.items():
+        if not array.ndim or array.shape[0] != rows:
+            raise ArtifactRejected(
+                f"The model returned {name} of shape {array.shape} for {rows} rows; it must "
+                "return (rows, items)."
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ArtifactRejected(f"The model returned {name} that are NaN or infinite.")
+    return outputs
+
+
+def _check_rows_alone(model: LoadedModel, inputs: Tensors, batch: Tensors, what: str) -> None:
+    """Check that a row's numbers do not depend on the rows beside it.
+
+    Raises:
+        ArtifactRejected: They do.
+    """
+    for row in range(_BATCHES[-1]):
+        alone = _outputs(model, {n: a[row : row + 1] for n, a in inputs.items()}, what)
+        for name, array in batch.items():
+            if array.dtype.kind != "f" or alone[name].shape[1:] != array.shape[1:]:
+                continue
+            largest = max(1.0, float(np.abs(array).max(initial=0)))
+            if not np.allclose(alone[name][0], array[row], atol=_TOLERANCE * largest, rtol=0):
+                raise ArtifactRejected(
+                    f"What the model returns for a row ({name}) depends on the rows beside it in "
+                    "the batch. Export it in evaluation mode."
+                )
 
 
 if __name__ == "__main__":

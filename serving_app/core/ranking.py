@@ -35,6 +35,10 @@ class Catalogue:
         return item if at is None else self.titles[at]
 
 
+NO_CATALOGUE = Catalogue((), ())
+"""The catalogue of a version whose output is raw."""
+
+
 def read_catalogue(path: Path) -> Catalogue:
     """Return the catalogue of a UTF-8 CSV file with the columns ``item`` and ``title``.
 

@@ -9,9 +9,6 @@ from concurrent.futures import Future
 from dataclasses import replace
 from random import Random
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cache_app.core.freshness import Freshness
 from cache_app.core.generations import Generations, scopes_of
 from cache_app.core.keys import digest_features, in_generation, recommendation_key, tags_of
@@ -26,6 +23,7 @@ from plugins import (
     RecserveError,
     Unavailable,
 )
+from serving_app.core.features import Row
 from serving_app.core.live_models import Lease, LiveModels
 from serving_app.core.live_version import LiveVersion
 from serving_app.core.pending import Pending
@@ -175,7 +173,7 @@ class Recommender:
         self,
         request: RecommendationRequest,
         version: LiveVersion,
-        row: NDArray[np.float32] | None,
+        row: Row | None,
     ) -> str:
         """Return the cache key of a request to a version."""
         record = version.record
@@ -218,7 +216,7 @@ class Recommender:
         self,
         key: str,
         request: RecommendationRequest,
-        row: NDArray[np.float32] | None,
+        row: Row | None,
         lease: Lease,
         seconds: float,
         *,
@@ -256,7 +254,7 @@ class Recommender:
     def _begin(
         self,
         key: str,
-        row: NDArray[np.float32],
+        row: Row,
         depth: int,
         key_lease: KeyLease | None,
         *,

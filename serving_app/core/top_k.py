@@ -61,23 +61,29 @@ def top_k_of_products(
         depth: At most ``n``.
 
     Returns:
-        Two ``(batch, depth)`` arrays; a score beyond float32 is infinite, or NaN.
+        Two ``(batch, depth)`` arrays; the scores of a row with a product beyond float32 are NaN.
     """
     batch, n = len(vectors), len(items)
     step = max(_CHUNK // max(1, batch), depth)
     found = []
+    wrong = np.zeros(batch, dtype=np.bool_)
     for first in range(0, n, step):
-        scores = vectors @ items[first : first + step].T
-        if not np.isfinite(scores).all():
-            return _overflowed(batch, depth)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = vectors @ items[first : first + step].T
+        finite = np.isfinite(scores).all(axis=1)
+        if not finite.all():
+            wrong |= ~finite
+            scores[~finite] = 0
         positions, best = top_k(scores, min(depth, scores.shape[1]))
         found.append((positions + first, best))
-    if len(found) == 1:
-        return found[0]
-    # Of equal scores the lower position stands first here, too: blocks are in their order.
-    candidates = np.concatenate([positions for positions, _ in found], axis=1)
-    places, best = top_k(np.concatenate([best for _, best in found], axis=1), depth)
-    return np.take_along_axis(candidates, places, axis=1), best
+    positions, best = found[0]
+    if len(found) > 1:
+        # Of equal scores the lower position stands first here, too: blocks are in their order.
+        candidates = np.concatenate([positions for positions, _ in found], axis=1)
+        places, best = top_k(np.concatenate([best for _, best in found], axis=1), depth)
+        positions = np.take_along_axis(candidates, places, axis=1)
+    best[wrong] = np.nan
+    return positions, best
 
 
 def best_first(
@@ -93,10 +99,6 @@ def best_first(
     order = np.lexsort((positions, -scores), axis=1)[:, :depth]
     taken = np.take_along_axis(positions, order, axis=1).astype(np.intp)
     return taken, np.take_along_axis(scores, order, axis=1)
-
-
-def _overflowed(batch: int, depth: int) -> tuple[NDArray[np.intp], NDArray[np.floating]]:
-    return np.zeros((batch, depth), np.intp), np.full((batch, depth), np.nan, np.float32)
 
 
 def _positions(scores: NDArray[np.floating], depth: int) -> NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,18 @@ class VersionRecord:
     sha256: str
     framework: str
     catalogue: str
-    """Path of the item catalogue in the store."""
+    """Path of the item catalogue in the store; empty for an output ``raw``."""
     catalogue_sha256: str
     feature_names: tuple[str, ...]
     signature: Signature | None = None
+    feature_schema: Sequence[Any] = ()
+    """What is declared of each feature, as `read_schema` takes it; empty: only the names are."""
+    output: str = "scores"
+    """One of `serving_app.core.outputs.OUTPUTS`."""
+    output_options: Mapping[str, Any] = field(default_factory=dict)
+    item_vectors: str = ""
+    """Path of the items' vectors in the store, for an output ``embedding``."""
+    item_vectors_sha256: str = ""
     framework_options: Mapping[str, Any] = field(default_factory=dict)
     executor: str = "in_process"
     executor_options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,6 +1,8 @@
 import io
+import json
 import zipfile
 
+import numpy as np
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission
@@ -68,6 +70,31 @@ def test_a_version_is_registered_from_uploads(admin_client, model, store):
     version = ModelVersion.objects.get()
     assert version.artifact.startswith("uploads/")
     assert (store / version.artifact).exists()
+
+
+def test_a_version_with_schema_item_vectors_and_output_is_registered(admin_client, model, store):
+    linear_draft(store)
+    buffer = io.BytesIO()
+    np.save(buffer, np.eye(20, dtype=np.float32))
+    schema = [{"name": name, "input": "features"} for name in FEATURES]
+    given = form(
+        model,
+        feature_names="",
+        feature_schema=json.dumps(schema),
+        output="embedding",
+        output_options='{"metric": "cosine"}',
+        item_vectors_upload=SimpleUploadedFile("vectors.npy", buffer.getvalue()),
+    )
+    response = admin_client.post(ADD, given, follow=True)
+    assert response.status_code == 200
+    version = ModelVersion.objects.get()
+    assert version.feature_names == list(FEATURES)
+    assert version.feature_schema == schema
+    assert version.output == "embedding"
+    assert version.output_options == {"metric": "cosine", "output": "scores"}
+    assert version.item_vectors.endswith("vectors.npy")
+    page = admin_client.get(f"{VERSIONS}{version.pk}/change/").content.decode()
+    assert "a vector, compared with each item" in page
 
 
 @pytest.mark.parametrize(

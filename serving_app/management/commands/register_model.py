@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from plugins import RecserveError
 from serving_app import registration
+from serving_app.core.outputs import OUTPUTS
 
 
 class Command(BaseCommand):
@@ -27,11 +28,25 @@ class Command(BaseCommand):
         parser.add_argument("name", help="the model's name; a new model is created")
         parser.add_argument("artifact", help="the file or SavedModel directory")
         parser.add_argument("--framework", required=True, help="pytorch, tensorflow, …")
-        parser.add_argument("--catalogue", required=True, help="CSV with the columns item,title")
+        parser.add_argument("--catalogue", default="", help="CSV with the columns item,title")
         parser.add_argument(
             "--feature-names",
-            required=True,
+            default="",
             help="names separated by commas, or @FILE with a JSON list (a path on this machine)",
+        )
+        parser.add_argument(
+            "--feature-schema",
+            type=_list,
+            default=[],
+            metavar="JSON",
+            help="for several inputs, strings, whole numbers, sequences; or @FILE",
+        )
+        parser.add_argument(
+            "--output", default="", choices=OUTPUTS, help="default: what the model returns says it"
+        )
+        parser.add_argument("--output-options", type=_object, default={}, metavar="JSON")
+        parser.add_argument(
+            "--item-vectors", default="", help=".npy with the items' vectors, for an embedding"
         )
         parser.add_argument("--sha256", default="", help="digest that the artifact must have")
         parser.add_argument("--framework-options", type=_object, default={}, metavar="JSON")
@@ -51,6 +66,10 @@ class Command(BaseCommand):
             framework=options["framework"],
             catalogue=options["catalogue"],
             feature_names=_names(options["feature_names"]),
+            feature_schema=options["feature_schema"],
+            output=options["output"],
+            output_options=options["output_options"],
+            item_vectors=options["item_vectors"],
             sha256=options["sha256"],
             framework_options=options["framework_options"],
             feature_source=options["feature_source"],
@@ -85,12 +104,29 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
+def _list(text: str) -> list[Any]:
+    """Return the JSON list that an option gives, or names a file of.
+
+    Raises:
+        ArgumentTypeError: It gives none.
+    """
+    try:
+        value = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+    if not isinstance(value, list):
+        raise ArgumentTypeError(f"{text!r} is not a JSON list")
+    return value
+
+
 def _names(text: str) -> tuple[str, ...]:
     """Return the feature names that an option gives.
 
     Raises:
         CommandError: The file it names cannot be read.
     """
+    if not text:
+        return ()
     if not text.startswith("@"):
         return tuple(name.strip() for name in text.split(","))
     try:

@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from cache_app.core.keys import (
     digest_features,
@@ -152,16 +153,48 @@ def test_a_user_that_is_neither_text_nor_int_is_refused(user):
     assert caught.value.field == "user_id"
 
 
-def test_features_are_digested_as_float32_whatever_their_form():
+def test_features_are_digested_alike_whatever_their_place_in_memory():
     row = np.array([1, 2.5, -3], np.float32)
     digests = {
-        digest_features(row),
-        digest_features(row.astype(np.float64)),
-        digest_features(row.astype(">f4")),
-        digest_features(np.repeat(row, 2)[::2]),
+        digest_features([row]),
+        digest_features([row.astype(">f4")]),
+        digest_features([np.repeat(row, 2)[::2]]),
     }
     assert len(digests) == 1
-    assert digest_features(row[::-1]) not in digests
+    assert digest_features([row[::-1]]) not in digests
+    assert digest_features([row.astype(np.float64)]) not in digests
+
+
+any_array = st.sampled_from(["<f4", "<f8", "<i4", "<i8", "|b1", "|u1"]).flatmap(
+    lambda dtype: (
+        arrays.arrays(dtype, st.integers(0, 3), elements={"min_value": 0, "max_value": 1})
+        if dtype != "|b1"
+        else arrays.arrays(dtype, st.integers(0, 3))
+    )
+)
+rows = st.lists(any_array, max_size=3)
+
+
+@pytest.mark.contract("C4")
+@settings(deadline=None)  # the machine may be busy
+@given(rows, rows)
+def test_rows_of_arrays_have_one_digest_only_if_they_are_the_same(one, other):
+    def plain(row):
+        return [(a.dtype.str, a.shape, a.tobytes()) for a in row]
+
+    assert (digest_features(one) == digest_features(other)) == (plain(one) == plain(other))
+
+
+@pytest.mark.contract("C4")
+def test_values_do_not_move_between_arrays():
+    def of(*parts):
+        return digest_features([np.array(part) for part in parts])
+
+    assert of([1, 2], [3]) != of([1], [2, 3])
+    assert of([1]) != of([1.0])
+    assert of([1]) != of([True])
+    assert of([], [1]) != of([1], [])
+    assert of([1]) != of([1], [])
 
 
 PROGRAM = """
@@ -170,7 +203,7 @@ from cache_app.core.keys import digest_features, recommendation_key
 print(recommendation_key(namespace="n", model_name="m", version=1,
     fingerprint="f", segment="s", user_id="ü:1",
     context={"b": [1, {"y": None, "x": 2.5}], "a": "é"},
-    features_digest=digest_features(np.arange(3, dtype=np.float32))))
+    features_digest=digest_features([np.arange(3, dtype=np.float32)])))
 """
 
 
@@ -189,7 +222,7 @@ def test_every_process_makes_the_same_key():
     }
     # Pinned, as machines share keys: they change only on purpose.
     assert keys == {
-        "n:m:1-f:s:s%C3%BC%3A1:eb0f08fc7f260ed83fbde57067423538:b8721583b3d18772e767cabb92985071:0"
+        "n:m:1-f:s:s%C3%BC%3A1:eb0f08fc7f260ed83fbde57067423538:5b625d1e522cce32df246677f2f2191a:0"
     }
 
 

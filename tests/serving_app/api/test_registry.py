@@ -49,11 +49,12 @@ def test_a_version_that_fails_validation_is_422_and_not_there(administrator, bod
     response = post(administrator, "models/shop/versions", {**body, "framework": "torch"})
     assert response.json()["code"] == "unknown-plugin"
     response = post(administrator, "models/shop/versions", {"framework": "numpy_linear"})
-    assert {error["field"] for error in response.json()["errors"]} == {
-        "artifact",
-        "catalogue",
-        "feature_names",
-    }
+    assert {error["field"] for error in response.json()["errors"]} == {"artifact"}
+    for missing, says in (("catalogue", "Give the catalogue"), ("feature_names", "Declare the f")):
+        given = {name: value for name, value in body.items() if name != missing}
+        response = post(administrator, "models/shop/versions", given)
+        assert response.json()["code"] == "artifact-rejected"
+        assert says in response.json()["detail"]
     assert not ModelVersion.objects.exists()
 
 

@@ -5,22 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins import InvalidInput
-from serving_app.core.features import FeatureLayout
+from plugins import ArtifactRejected, InvalidInput, Signature, TensorSpec
+from serving_app.core.features import FeatureLayout, simple_layout
 
 LAYOUT = FeatureLayout(("age", "visits", "spend"))
 
 
 @pytest.mark.contract("S7")
 def test_a_mapping_is_ordered_by_the_declared_names_not_by_the_client():
-    row = LAYOUT.row({"spend": 3.5, "age": 1, "visits": 2})
+    (row,) = LAYOUT.row({"spend": 3.5, "age": 1, "visits": 2})
     assert row.dtype == np.float32
     assert row.tolist() == [1.0, 2.0, 3.5]
 
 
 @pytest.mark.contract("S7")
 def test_a_list_is_taken_in_the_declared_order():
-    assert LAYOUT.row([1, 2.0, 3]).tolist() == [1.0, 2.0, 3.0]
+    (row,) = LAYOUT.row([1, 2.0, 3])
+    assert row.tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.contract("S7")
@@ -55,4 +56,35 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def test_mapping_in_any_order_and_list_give_the_same_row(values, order):
     by_name = dict(zip(LAYOUT.names, values, strict=True))
     shuffled = {name: by_name[name] for name in order}
-    assert LAYOUT.row(shuffled).tobytes() == LAYOUT.row(list(values)).tobytes()
+    assert LAYOUT.row(shuffled)[0].tobytes() == LAYOUT.row(list(values))[0].tobytes()
+
+
+def test_rows_become_the_only_input():
+    rows = [LAYOUT.row([1, 2, 3]), LAYOUT.row([4, 5, 6])]
+    (tensor,) = LAYOUT.tensors(rows).values()
+    assert tensor.dtype == np.float32
+    assert tensor.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def signature(*inputs):
+    return Signature(inputs, (TensorSpec("scores", "FP32", (-1, 9)),))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ([("a", "FP32", (-1, 3)), ("b", "FP32", (-1, 3))], "must take one input; it takes a, b"),
+        ([("a", "INT64", (-1, 3))], "The input a is INT64"),
+        ([("a", "FP32", (-1, 3, 1))], "must be FP32 with the shape"),
+        ([("a", "FP32", (4, 3))], "only batches of 4 rows"),
+        ([("a", "FP32", (-1, 2))], "takes 2 features, but 3 feature names"),
+    ],
+)
+def test_a_list_of_names_fits_one_input_of_floats_only(inputs, says):
+    with pytest.raises(ArtifactRejected, match=says):
+        simple_layout(LAYOUT.names, signature(*(TensorSpec(*given) for given in inputs)))
+
+
+def test_the_input_is_called_as_the_model_calls_it():
+    layout = simple_layout(LAYOUT.names, signature(TensorSpec("x", "FP32", (-1, -1))))
+    assert list(layout.tensors([layout.blank()])) == ["x"]

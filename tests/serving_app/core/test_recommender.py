@@ -52,13 +52,13 @@ class FakeVersion:
     def features_of(self, user_id, context):
         if user_id == "stranger":
             raise InvalidInput("unknown", field="user_id")
-        return np.zeros(2, np.float32)
+        return (np.zeros(2, np.float32),)
 
     def submit(self, row, depth):
         if self.refuses:
             raise self.refuses
         future = Future()
-        self.submitted.append((row.tolist(), depth, future))
+        self.submitted.append((row[0].tolist(), depth, future))
         if not self.held:
             self.answer(future, depth)
         return future

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -38,6 +38,7 @@ def is_exact(scores, depth):
         assert best[i].tolist() == row[expected].tolist()
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(cases(np.float32))
 def test_top_k_is_a_full_stable_sort_cut_off(case):
     is_exact(*case)
@@ -45,6 +46,7 @@ def test_top_k_is_a_full_stable_sort_cut_off(case):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_top_k_of_other_floats_is_the_same(dtype):
+    @settings(deadline=None)  # the machine may be busy
     @given(cases(dtype, most=20))
     def check(case):
         is_exact(*case)
@@ -52,6 +54,7 @@ def test_top_k_of_other_floats_is_the_same(dtype):
     check()
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(case=cases(np.float32), blocks=st.integers(1, 12), chunk=st.integers(1, 100))
 def test_two_stages_and_chunks_change_nothing(case, blocks, chunk):
     with pytest.MonkeyPatch.context() as patch:
@@ -77,6 +80,7 @@ def test_long_rows_with_many_ties_are_exact(n, batch):
         assert np.array_equal(best, np.take_along_axis(scores, wanted, axis=1))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(case=cases(np.float32, most=12), d=st.integers(1, 4), chunk=st.integers(1, 40))
 def test_products_in_blocks_are_the_products(case, d, chunk):
     seed, depth = case
@@ -93,13 +97,15 @@ def test_products_in_blocks_are_the_products(case, d, chunk):
         assert best[i].tolist() == row[positions[i]].tolist()
 
 
-def test_products_beyond_float32_are_not_finite():
-    large = np.full((1, 2), 3e38, np.float32)
-    with np.errstate(over="ignore"):
-        _, best = top_k_of_products(large, np.ones((3, 2), np.float32) * 9, 2)
-    assert not np.isfinite(best).any()
+def test_products_beyond_float32_spoil_their_row_alone():
+    vectors = np.array([[3e38, 3e38], [1, 2]], np.float32)
+    positions, best = top_k_of_products(vectors, np.array([[9, 9], [1, 0]], np.float32), 2)
+    assert np.isnan(best[0]).all()
+    assert positions[1].tolist() == [0, 1]
+    assert best[1].tolist() == [27, 1]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(cases(np.float32, most=20))
 def test_pairs_found_elsewhere_come_in_the_same_order(case):
     scores, depth = case
