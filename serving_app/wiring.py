@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from django.db import close_old_connections
-from numpy.typing import NDArray
 
 from cache_app import wiring as cache_wiring
 from cache_app.conf import cache_settings
@@ -23,6 +21,7 @@ from plugins import InferenceError
 from plugins.apps import get_registry
 from serving_app import process_statistics, rollout
 from serving_app.conf import serving_settings
+from serving_app.core.features import Row
 from serving_app.core.live_models import PRODUCTION, Lease, LiveModels, Routes
 from serving_app.core.live_version import LiveVersion, open_version
 from serving_app.core.ranking import Ranking
@@ -185,14 +184,14 @@ def _build() -> Serving:
     shadows = Shadows(live)
     rows = RecentRows(serving.recent_rows)
 
-    def computed(lease: Lease, row: NDArray[np.float32], depth: int, ranking: Ranking) -> None:
-        record = lease.version.record
-        rows.record(record.model_name, record.feature_names, row)
+    def computed(lease: Lease, row: Row, depth: int, ranking: Ranking) -> None:
+        version = lease.version
+        rows.record(version.record.model_name, version.layout, row)
         shadows.offer(lease, row, depth, ranking)
 
     def opened(record: VersionRecord) -> LiveVersion:
         version = open_version(record, store=serving.model_store, registry=registry)
-        recent = rows.of(record.model_name, record.feature_names)
+        recent = rows.of(record.model_name, version.layout)
         try:
             warm(version, recent, depth=serving.depth, seconds=serving.warm_seconds)
         except InferenceError:

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from plugins import ArtifactRejected, InvalidInput, Signature, Tensors, TensorSpec
 
-__all__ = ["FeatureLayout", "Layout", "NoLayout", "Row", "in_order", "simple_layout"]
+__all__ = [
+    "FeatureLayout",
+    "Layout",
+    "NoLayout",
+    "Row",
+    "in_order",
+    "reordered",
+    "simple_layout",
+]
 
 Row: TypeAlias = tuple[NDArray[Any], ...]
 """One request's features: a one-dimensional array for each input that features fill."""
@@ -96,6 +104,23 @@ class FeatureLayout:
                     f"Feature {name} must be finite; it is {what}.", field=f"features.{name}"
                 )
         return np.array(values, dtype=np.float32)
+
+
+def reordered(row: Row, layout: Layout, wanted: Layout) -> Row | None:
+    """Return a row of one layout as another wants it; None: nothing says what it would be.
+
+    That can be said if they are equal, or both are the simple case with the same features.
+    """
+    if layout == wanted:
+        return row
+    if not isinstance(layout, FeatureLayout) or not isinstance(wanted, FeatureLayout):
+        return None
+    if layout.names == wanted.names:
+        return row
+    if sorted(layout.names) != sorted(wanted.names):
+        return None
+    at = {name: i for i, name in enumerate(layout.names)}
+    return (row[0][[at[name] for name in wanted.names]],)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from plugins import BadRequest, InferenceError, Priority, QueueFull, RecserveError
+from serving_app.core.features import Layout, Row, reordered
 from serving_app.core.live_version import LiveVersion
 
 __all__ = ["RecentRows", "warm"]
-
-Row: TypeAlias = NDArray[np.float32]
 
 MOST_FAILING = 0.1
 """The part of the recorded rows that may fail before a version is refused."""
@@ -35,36 +30,30 @@ class RecentRows:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._rows: dict[str, OrderedDict[bytes, tuple[tuple[str, ...], Row]]] = {}
+        self._rows: dict[str, OrderedDict[object, tuple[Layout, Row]]] = {}
         self._lock = threading.Lock()
 
-    def record(self, model_name: str, feature_names: tuple[str, ...], row: Row) -> None:
+    def record(self, model_name: str, layout: Layout, row: Row) -> None:
         """Keep a row that the model's version has just computed."""
-        digest = row.tobytes()
+        digest = tuple((array.dtype.str, array.tobytes()) for array in row)
         with self._lock:
             rows = self._rows.setdefault(model_name, OrderedDict())
             if digest in rows:
                 rows.move_to_end(digest)
-            else:
-                rows[digest] = (feature_names, row.copy())  # it may be part of a source's file
+            else:  # copied, as it may be part of a source's file
+                rows[digest] = (layout, tuple(array.copy() for array in row))
             if len(rows) > self._capacity:
                 rows.popitem(last=False)
 
-    def of(self, model_name: str, feature_names: tuple[str, ...]) -> list[Row]:
-        """Return a model's rows, the latest first, in the order of these features.
+    def of(self, model_name: str, layout: Layout) -> list[Row]:
+        """Return a model's rows, the latest first, as a version of this layout takes them.
 
         Rows of a version with other features are left out: nothing says what the new ones would be.
         """
         with self._lock:
             kept = list(self._rows.get(model_name, {}).values())
-        found = []
-        for names, row in reversed(kept):
-            if names == feature_names:
-                found.append(row)
-            elif sorted(names) == sorted(feature_names):
-                at = {name: i for i, name in enumerate(names)}
-                found.append(row[[at[name] for name in feature_names]])
-        return found
+        found = (reordered(row, theirs, layout) for theirs, row in reversed(kept))
+        return [row for row in found if row is not None]
 
 
 def warm(

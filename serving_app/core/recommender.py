@@ -66,7 +66,7 @@ class Recommender:
         freshness: Freshness,
         depth: int,
         negative: NegativeEntries | None = None,
-        computed: Callable[[Lease, NDArray[np.float32], int, Ranking], None] | None = None,
+        computed: Callable[[Lease, Row, int, Ranking], None] | None = None,
         leases: LeaseWaits | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,

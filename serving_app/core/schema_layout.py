@@ -56,6 +56,14 @@ class SchemaLayout:
         self._parts = sorted(parts, key=lambda each: each.part)
         self.inputs = tuple(each.spec for each in declared)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SchemaLayout):
+            return NotImplemented
+        return self._features == other._features and self.inputs == other.inputs
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.inputs))
+
     def row(self, features: Mapping[str, Any] | Sequence[Any]) -> Row:
         """Return an array for each input that features fill: see `Layout.row`."""
         values = in_order(self.names, features, self._defaults)

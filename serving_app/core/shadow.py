@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from plugins import Priority, RecserveError
+from serving_app.core.features import Layout, Row, reordered
 from serving_app.core.latency import LatencyCounts, LatencyHistogram
 from serving_app.core.live_models import PRODUCTION, SHADOW, Lease, LiveModels
 from serving_app.core.rank_overlap import overlap, rank_biased_overlap
@@ -82,8 +80,8 @@ class _Counts:
 class _Job:
     model_name: str
     version: int
-    feature_names: tuple[str, ...]
-    row: NDArray[np.float32]
+    layout: Layout
+    row: Row
     depth: int
     ranking: Ranking
 
@@ -115,7 +113,7 @@ class Shadows:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def offer(self, lease: Lease, row: NDArray[np.float32], depth: int, ranking: Ranking) -> None:
+    def offer(self, lease: Lease, row: Row, depth: int, ranking: Ranking) -> None:
         """Compare, later, what was computed with what the model's shadow computes, if it has one.
 
         The lease is the caller's, and is not kept.
@@ -124,7 +122,7 @@ class Shadows:
         share, shadow = self._live.shadow(record.model_name)
         if not share or lease.alias != PRODUCTION or self._rng.random() * WHOLE >= share:
             return
-        job = _Job(record.model_name, record.version, record.feature_names, row, depth, ranking)
+        job = _Job(record.model_name, record.version, lease.version.layout, row, depth, ranking)
         try:
             self._jobs.put_nowait(job)
         except queue.Full:
@@ -153,7 +151,7 @@ class Shadows:
         try:
             record = lease.version.record
             counts = self._count(job, record.version)
-            row = _in_order(job.row, job.feature_names, record.feature_names)
+            row = reordered(job.row, job.layout, lease.version.layout)
             if row is None:
                 self._drop(job, record.version)
                 return
@@ -217,15 +215,3 @@ class Shadows:
             except queue.Empty:
                 self._jobs.put(None)
                 self._thread.join()
-
-
-def _in_order(
-    row: NDArray[np.float32], names: tuple[str, ...], wanted: tuple[str, ...]
-) -> NDArray[np.float32] | None:
-    """Return a row with its features in another order; None: these are other features."""
-    if names == wanted:
-        return row
-    if sorted(names) != sorted(wanted):
-        return None
-    at = {name: i for i, name in enumerate(names)}
-    return row[[at[name] for name in wanted]]

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from plugins import InferenceError, InvalidInput, Priority, QueueFull
+from serving_app.core.features import FeatureLayout
 from serving_app.core.recent_rows import LARGEST_BATCH, RecentRows, warm
+from serving_app.core.schema_layout import layout_of
 from tests.fakes import FakeClock
 from tests.serving_app.core.test_recommender import FakeVersion
 
@@ -33,19 +35,34 @@ class Version(FakeVersion):
 
 
 def rows(n):
-    return [np.array([i, 1], np.float32) for i in range(n)]
+    return [(np.array([i, 1], np.float32),) for i in range(n)]
 
 
 def test_the_last_distinct_rows_are_kept_the_latest_first():
     recent = RecentRows(3)
     kept = rows(5)
+    layout = FeatureLayout(("a", "b"))
     for row in [kept[0], kept[1], kept[2], kept[1], kept[3]]:
-        recent.record("m", ("a", "b"), row)
-    kept[3][0] = 99  # a source may use its memory again
-    assert [row[0] for row in recent.of("m", ("a", "b"))] == [3, 1, 2]
-    assert next(row.tolist() for row in recent.of("m", ("b", "a"))) == [1, 3]
-    assert recent.of("m", ("a", "c")) == []
-    assert recent.of("other", ("a", "b")) == []
+        recent.record("m", layout, row)
+    kept[3][0][0] = 99  # a source may use its memory again
+    assert [row[0] for (row,) in recent.of("m", layout)] == [3, 1, 2]
+    assert next(row.tolist() for (row,) in recent.of("m", FeatureLayout(("b", "a")))) == [1, 3]
+    assert recent.of("m", FeatureLayout(("a", "c"))) == []
+    assert recent.of("other", layout) == []
+
+
+def test_rows_of_several_arrays_are_for_the_same_schema_only():
+    schema = [
+        {"name": "age", "type": "float"},
+        {"name": "seen", "type": "int", "input": "seen", "sequence": {"max_length": 3}},
+    ]
+    layout = layout_of((), schema, None)
+    recent = RecentRows(3)
+    row = layout.row({"age": 1, "seen": [1, 2, 3]})
+    recent.record("m", layout, row)
+    (found,) = recent.of("m", layout_of((), schema, None))
+    assert [array.tolist() for array in found] == [array.tolist() for array in row]
+    assert recent.of("m", FeatureLayout(("age", "seen"))) == []
 
 
 def test_rows_are_replayed_in_growing_batches():

@@ -8,6 +8,7 @@ import pytest
 
 from plugins import InferenceError, Priority, QueueFull
 from serving_app.core import shadow as module
+from serving_app.core.features import FeatureLayout
 from serving_app.core.live_models import CANARY, PRODUCTION, SHADOW, LiveModels, Routes
 from serving_app.core.ranking import Ranking
 from serving_app.core.shadow import Shadows
@@ -16,7 +17,7 @@ from tests.serving_app.core.test_recommender import ITEMS, FakeVersion
 
 pytestmark = pytest.mark.contract("S14")
 
-ROW = np.array([1.0, 2.0], np.float32)
+ROW = (np.array([1.0, 2.0], np.float32),)
 
 
 class Shadow(FakeVersion):
@@ -24,7 +25,7 @@ class Shadow(FakeVersion):
 
     def __init__(self, names=("a", "b")):
         super().__init__(2, held=True)
-        object.__setattr__(self.record, "feature_names", names)
+        self.layout = FeatureLayout(names)
         self.priorities = []
         self.may_answer = threading.Event()
         self.may_answer.set()

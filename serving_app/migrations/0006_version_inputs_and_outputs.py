@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('serving_app', '0002_process_statistics'),
+        ('serving_app', '0005_remove_live_version'),
     ]
 
     operations = [
