@@ -71,7 +71,15 @@ class Unavailable(RecserveError):
 
 
 class ModelNotReady(Unavailable):
-    """The model is registered, but no version of it is live in this process."""
+    """The model is registered, but no version of it answers in this process now.
+
+    Attributes:
+        retry_after: Seconds after which one may.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class InferenceError(Unavailable):

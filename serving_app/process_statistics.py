@@ -31,7 +31,10 @@ def own(live: LiveModels, recommender: Recommender, shadows: Shadows | None = No
         versions={
             name: {
                 version.record.version: VersionStats(
-                    version.record.framework, 1, version.stats(), version.outcomes.counts()
+                    version.record.framework,
+                    1,
+                    {version.counted_by: version.stats()},
+                    version.outcomes.counts(),
                 )
                 for version in routes.versions
             }

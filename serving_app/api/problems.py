@@ -39,9 +39,6 @@ STATUS: Mapping[type[errors.RecserveError], int] = {
 }
 """HTTP status by error; a test holds it complete."""
 
-RETRY_AFTER = 1.0
-"""Seconds to wait before asking again for a model that is not ready."""
-
 
 def problem(status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
     """Return a problem details object; ``code`` is stable, for programs to compare."""
@@ -76,9 +73,9 @@ def _code(name: str) -> str:
 
 def _retry_after(error: errors.RecserveError) -> int | None:
     """Return whole seconds after which to ask again, at least one; None: that will not help."""
-    if isinstance(error, errors.QueueFull):
+    if isinstance(error, errors.QueueFull | errors.ModelNotReady):
         return max(1, math.ceil(error.retry_after))
-    return math.ceil(RETRY_AFTER) if isinstance(error, errors.ModelNotReady) else None
+    return None
 
 
 def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:

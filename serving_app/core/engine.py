@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -23,7 +26,7 @@ from serving_app.core.schema_layout import layout_of
 from serving_app.core.tensors import join, part
 from serving_app.core.version_record import VersionRecord
 
-__all__ = ["Engine", "Finish", "LocalEngine", "open_engine", "registered_file"]
+__all__ = ["Engine", "Finish", "LocalEngine", "OpenEngine", "open_engine", "registered_file"]
 
 Result = TypeVar("Result")
 
@@ -34,6 +37,10 @@ Finish = Callable[[NDArray[np.intp], NDArray[np.floating]], Result]
 
 class Engine(Protocol[Result]):
     """What answers rows for one model version: in this process, or in the model host."""
+
+    @property
+    def counted_by(self) -> str:
+        """Names the engine that `stats` are of; processes that share one name the same."""
 
     def submit(self, row: Row, depth: int, *, seconds: float, priority: Priority) -> Future[Result]:
         """Queue one row, and return the future of its result, ``depth`` positions deep.
@@ -78,6 +85,10 @@ class Engine(Protocol[Result]):
         """Finish what is queued, and free the model."""
 
 
+_numbers = itertools.count(1)
+"""Of the engines of this process."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Ranked:
     """One queued request: its feature row, and how deep its ranking must go."""
@@ -109,6 +120,7 @@ class LocalEngine(Generic[Result]):
         finish: Finish[Result],
     ) -> None:
         self._signature = record.signature
+        self.counted_by = f"{socket.gethostname()}:{os.getpid()}/{next(_numbers)}"
         self._hosted = hosted
         self._layout = layout
         self._ranker = ranker
@@ -188,6 +200,21 @@ class LocalEngine(Generic[Result]):
             counts = [len(next(iter(works[i].values()))) for i in indices]
             results.update(zip(indices, part(outputs, counts), strict=True))
         return [results[i] for i in range(len(works))]
+
+
+class OpenEngine(Protocol):
+    """Loads a version where it is to run: `open_engine` in this process."""
+
+    def __call__(
+        self,
+        record: VersionRecord,
+        *,
+        store: Path,
+        registry: PluginRegistry,
+        items: int,
+        finish: Finish[Result],
+    ) -> Engine[Result]:
+        """Return the engine when a probe has succeeded: see `open_engine`."""
 
 
 def open_engine(

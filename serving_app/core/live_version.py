@@ -25,9 +25,10 @@ from plugins import (
     UserId,
 )
 from plugins.registry import PluginRegistry
+from serving_app.core import engine as engines
 from serving_app.core.artifacts import locate
 from serving_app.core.batcher import BatcherStats
-from serving_app.core.engine import Engine, open_engine, registered_file
+from serving_app.core.engine import Engine, OpenEngine, registered_file
 from serving_app.core.features import FeatureLayout, Layout, NoLayout, Row
 from serving_app.core.outcomes import Outcomes
 from serving_app.core.ranking import NO_CATALOGUE, Catalogue, Ranking, read_catalogue
@@ -174,6 +175,11 @@ class LiveVersion:
             priority=priority,
         )
 
+    @property
+    def counted_by(self) -> str:
+        """The name of the engine that `stats` are of."""
+        return self._engine.counted_by
+
     def stats(self) -> BatcherStats:
         """Return what its engine counted."""
         return self._engine.stats()
@@ -186,8 +192,17 @@ class LiveVersion:
             closing.callback(self._engine.close)
 
 
-def open_version(record: VersionRecord, *, store: Path, registry: PluginRegistry) -> LiveVersion:
+def open_version(
+    record: VersionRecord,
+    *,
+    store: Path,
+    registry: PluginRegistry,
+    open_engine: OpenEngine = engines.open_engine,
+) -> LiveVersion:
     """Load a registered version, and return it when a probe batch has succeeded.
+
+    Its catalogue and its feature source are in this process; ``open_engine`` says where its model
+    runs.
 
     Raises:
         ArtifactRejected: The artifact is not what was registered, or cannot be loaded.

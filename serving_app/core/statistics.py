@@ -27,9 +27,15 @@ class VersionStats:
     framework: str
     processes: int
     """In how many processes it is live."""
-    batching: BatcherStats
+    engines: Mapping[str, BatcherStats]
+    """What each engine counted, by its name: processes that share an engine name the same."""
     outcomes: OutcomeCounts = field(default_factory=OutcomeCounts)
     """How computations ended that somebody waited for."""
+
+    @property
+    def batching(self) -> BatcherStats:
+        """What all engines counted."""
+        return BatcherStats.merged(list(self.engines.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +121,15 @@ def by_model(pairs: Mapping[Pair, ShadowStats]) -> dict[str, dict[int, dict[int,
 
 
 def _merged(parts: list[VersionStats]) -> VersionStats:
+    engines: dict[str, BatcherStats] = {}
+    for part in parts:
+        for name, stats in part.engines.items():
+            # Processes that share an engine asked it one after the other; the last knows most.
+            if name not in engines or engines[name].submitted <= stats.submitted:
+                engines[name] = stats
     return VersionStats(
         framework=parts[0].framework,
         processes=sum(part.processes for part in parts),
-        batching=BatcherStats.merged([part.batching for part in parts]),
+        engines=engines,
         outcomes=OutcomeCounts.merged(part.outcomes for part in parts),
     )

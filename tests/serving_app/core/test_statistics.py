@@ -20,7 +20,7 @@ def counted(seconds):
     return histogram.counts()
 
 
-def statistics(number, works):
+def statistics(number, works, engine="local"):
     batcher = Batcher(lambda batch: batch, name="m")
     for work in range(works):
         batcher.submit(work).result(10)
@@ -37,7 +37,7 @@ def statistics(number, works):
                 {"all": {"l1": works, "miss": 1}},
             )
         },
-        versions={"m": {number: VersionStats("numpy_linear", 1, batcher.stats())}},
+        versions={"m": {number: VersionStats("numpy_linear", 1, {engine: batcher.stats()})}},
         codecs={"l2": CodecStats(works, 2, {"size": 1}, 30, 20, 0.5, 0.25)},
         negative=NegativeStats(1, works, 2, 0),
         leases=LeaseStats(1, works, 0),
@@ -52,7 +52,9 @@ def test_what_was_written_as_json_is_read_as_it_was():
 
 
 def test_processes_add_up_by_model_and_version():
-    merged = Statistics.merged([statistics(1, 3), statistics(1, 4), statistics(2, 5)])
+    merged = Statistics.merged(
+        [statistics(1, 3, "one"), statistics(1, 4, "two"), statistics(2, 5, "two")]
+    )
     model = merged.models["m"]
     assert (model.requests, model.by_source, model.stale) == (12, {"model": 12}, 3)
     assert (model.errors, model.seconds.count) == ({"InvalidInput": 6}, 12)
@@ -64,3 +66,14 @@ def test_processes_add_up_by_model_and_version():
     assert merged.negative == NegativeStats(3, 12, 6, 0)
     assert merged.leases == LeaseStats(3, 12, 0)
     assert Statistics.merged([]) == Statistics()
+
+
+def test_an_engine_that_processes_share_counts_once():
+    earlier, later = statistics(1, 3, "host"), statistics(1, 4, "host")
+    for order in ([earlier, later], [later, earlier], [later, earlier, later]):
+        merged = Statistics.merged(order)
+        assert merged.versions["m"][1].batching.submitted == 4
+        assert merged.versions["m"][1].processes == len(order)
+        assert merged.models["m"].requests == sum(part.models["m"].requests for part in order)
+    again = Statistics.merged([merged, statistics(1, 2, "another")])
+    assert again.versions["m"][1].batching.submitted == 6
