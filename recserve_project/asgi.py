@@ -47,9 +47,11 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await asyncio.to_thread(wiring.start)
+            wiring.attach(asyncio.get_running_loop())
             await asyncio.to_thread(wiring.wait_until_ready)
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
+            wiring.detach()
             await asyncio.to_thread(wiring.stop)
             await send({"type": "lifespan.shutdown.complete"})
             return

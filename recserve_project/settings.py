@@ -257,7 +257,10 @@ if REDIS_URL:
         }
     }
 RECSERVE: dict[str, object] = {
-    "SERVING": {"MODEL_STORE": str(VAR / "models")},
+    "SERVING": {
+        "MODEL_STORE": str(VAR / "models"),
+        "MODEL_HOST": env.str("RECSERVE_MODEL_HOST", "auto"),
+    },
     "CACHE": {
         "L2": {"BACKEND": "redis", "ALIAS": "default"}
         if REDIS_URL

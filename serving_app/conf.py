@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+
+AUTO, OFF = "auto", "off"
+"""Values of `MODEL_HOST` that are no path."""
+HOST_VARIABLE = "RECSERVE_HOST_SOCKET"
+"""Environment variable by which ``manage.py serve`` tells its workers of their model host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,17 @@ class ServingSettings:
     """How long loading and sampling a model may take while it is validated."""
     max_upload_bytes: int = 2_000_000_000
     """The largest artifact that the admin accepts as an upload."""
+    model_host: str = AUTO
+    """Where models run: ``auto``, ``off``, or the path of a model host's socket."""
+
+    def host_socket(self) -> Path | None:
+        """Return the socket of the model host that this process uses; None: it runs models itself.
+
+        ``manage.py serve`` has the last word: it says in the environment of its workers which
+        host it started for them, or ``off``.
+        """
+        given = os.environ.get(HOST_VARIABLE, "") or self.model_host
+        return None if given in {AUTO, OFF} else Path(given)
 
 
 def serving_settings() -> ServingSettings:
@@ -77,6 +94,13 @@ def _checked(key: str, value: Any, type_: type) -> Any:
         if not isinstance(value, str | Path) or not str(value):
             raise ImproperlyConfigured(f"{where} must be a path, not {value!r}.")
         return Path(value)
+    if issubclass(type_, str):
+        if not isinstance(value, str) or not (value in {AUTO, OFF} or Path(value).is_absolute()):
+            raise ImproperlyConfigured(
+                f"{where} must be {AUTO!r}, {OFF!r} or the absolute path of a socket, "
+                f"not {value!r}."
+            )
+        return value
     wanted = (int,) if type_ is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
         kind = "a positive whole number" if type_ is int else "a positive number"

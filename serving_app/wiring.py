@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import threading
@@ -21,6 +22,7 @@ from plugins import InferenceError
 from plugins.apps import get_registry
 from serving_app import process_statistics, rollout
 from serving_app.conf import serving_settings
+from serving_app.core.engine import OpenEngine, open_engine
 from serving_app.core.features import Row
 from serving_app.core.live_models import PRODUCTION, Lease, LiveModels, Routes
 from serving_app.core.live_version import LiveVersion, open_version
@@ -29,6 +31,7 @@ from serving_app.core.recent_rows import RecentRows, warm
 from serving_app.core.recommender import Recommender
 from serving_app.core.shadow import Shadows
 from serving_app.core.version_record import VersionRecord
+from serving_app.host.client import HostClient
 from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
 
@@ -42,6 +45,8 @@ class Serving:
     reconciler: Reconciler
     shadows: Shadows
     news: EpochFile | None
+    host: HostClient | None
+    """The model host that runs the models; None: this process does."""
 
 
 logger = logging.getLogger(__name__)
@@ -91,6 +96,8 @@ def start() -> None:
     with _lock:
         if not _started:
             cache_wiring.start()
+            if serving.host is not None:
+                serving.host.start()
             serving.reconciler.start()
             _started = True
 
@@ -98,6 +105,23 @@ def start() -> None:
 def wait_until_ready() -> bool:
     """Return whether everything that can be live is, within `STARTUP_SECONDS` of settings."""
     return get_serving().reconciler.ready.wait(serving_settings().startup_seconds)
+
+
+def attach(loop: asyncio.AbstractEventLoop) -> None:
+    """Let this event loop read the model host's answers, if that cannot block it.
+
+    Who reads an answer also stores it. Where there is a level below L1, whose stores take their
+    time, a thread does both. The loop's thread calls it.
+    """
+    serving = get_serving()
+    if serving.host is not None and len(get_levels().stats()) == 1:
+        serving.host.attach(loop)
+
+
+def detach() -> None:
+    """Undo `attach`. The loop's thread calls it."""
+    if _serving is not None and _serving.host is not None:
+        _serving.host.detach()
 
 
 def wake() -> None:
@@ -131,7 +155,11 @@ def stop() -> None:
     with _lock:
         if _serving is not None:
             _serving.shadows.close()
+            if _serving.host is not None:
+                _serving.host.refuse()
             _serving.reconciler.stop()
+            if _serving.host is not None:
+                _serving.host.close()
             if _serving.news is not None:
                 _serving.news.close()
             cache_wiring.reset()
@@ -183,6 +211,11 @@ def _build() -> Serving:
     refresh_dictionaries()  # before a look-up meets an entry that needs one
     shadows = Shadows(live)
     rows = RecentRows(serving.recent_rows)
+    socket = serving.host_socket()
+    host = None if socket is None else HostClient(socket)
+    opens: OpenEngine = open_engine
+    if host is not None:
+        opens = host.open_engine
 
     def computed(lease: Lease, row: Row, depth: int, ranking: Ranking) -> None:
         version = lease.version
@@ -190,7 +223,12 @@ def _build() -> Serving:
         shadows.offer(lease, row, depth, ranking)
 
     def opened(record: VersionRecord) -> LiveVersion:
-        version = open_version(record, store=serving.model_store, registry=registry)
+        version = open_version(
+            record,
+            store=serving.model_store,
+            registry=registry,
+            open_engine=opens,
+        )
         recent = rows.of(record.model_name, version.layout)
         try:
             warm(version, recent, depth=serving.depth, seconds=serving.warm_seconds)
@@ -223,4 +261,4 @@ def _build() -> Serving:
         news=(lambda: 0) if news is None else news.read,
         keep=serving.keep_seconds,
     )
-    return Serving(live, recommender, reconciler, shadows, news)
+    return Serving(live, recommender, reconciler, shadows, news, host)

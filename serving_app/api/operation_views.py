@@ -88,8 +88,10 @@ class HealthView(APIView):
             wanted, database = {}, "down"
         ready = serving.reconciler.ready.is_set()
         cache = {name: _state(stats) for name, stats in get_levels().stats().items()}
+        host = None if serving.host is None else serving.host.state()
         sound = (
             ready
+            and host in {None, "ok"}
             and database == "ok"
             and wanted == live
             and all(state == "ok" for state in cache.values())
@@ -99,6 +101,7 @@ class HealthView(APIView):
             "ready": ready,
             "database": database,
             "models_live": len({name for name, _ in live}),
+            "model_host": host,
             "cache": cache,
         }
         if database == "ok" and CanOperate().has_permission(request, self):

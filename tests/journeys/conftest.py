@@ -104,6 +104,17 @@ def start(var: Path, port: int, *, workers: int = 1) -> Server:
     raise AssertionError(f"the server is not ready: {log.read_text()}")
 
 
+def runs(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and was not asked for its status does not.
+
+    Its parent may be gone, and nobody else ask.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def stop(server: Server) -> int:
     """Ask the server to end, as an operator would, and return its exit status."""
     server.process.send_signal(signal.SIGTERM)

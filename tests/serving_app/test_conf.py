@@ -28,6 +28,8 @@ def test_given_values_are_taken(settings):
         ({"DEPTH": 1.5}, "positive whole number"),
         ({"RECONCILE_SECONDS": -1}, "positive number"),
         ({"MODEL_STORE": 5}, "must be a path"),
+        ({"MODEL_HOST": "on"}, "'auto', 'off' or the absolute path of a socket"),
+        ({"MODEL_HOST": False}, "'auto', 'off' or the absolute path of a socket"),
         ([], "must be a dict"),
     ],
 )
@@ -38,3 +40,20 @@ def test_a_wrong_setting_is_named_at_start_and_by_check(settings, given, says):
     (error,) = check_settings()
     assert error.id == "serving_app.E001"
     assert says in error.msg
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "socket"),
+    [
+        ("auto", "", None),
+        ("auto", "/run/host.sock", "/run/host.sock"),
+        ("off", "", None),
+        ("/run/other.sock", "", "/run/other.sock"),
+        ("/run/other.sock", "off", None),  # manage.py serve --no-model-host
+    ],
+)
+def test_where_models_run(settings, monkeypatch, given, told, socket):
+    settings.RECSERVE = {"SERVING": {"MODEL_HOST": given}}
+    monkeypatch.setenv("RECSERVE_HOST_SOCKET", told)
+    found = serving_settings().host_socket()
+    assert found == (None if socket is None else Path(socket))

@@ -34,6 +34,7 @@ def test_health_goes_from_starting_to_ok(client_as, fresh, store):
         "ready": True,
         "database": "ok",
         "models_live": 0,
+        "model_host": None,
         "cache": {"l1": "ok"},
     }
 
