@@ -113,8 +113,8 @@ def attach(loop: asyncio.AbstractEventLoop) -> None:
     Who reads an answer also stores it. Where there is a level below L1, whose stores take their
     time, a thread does both. The loop's thread calls it.
     """
-    serving = get_serving()
-    if serving.host is not None and len(get_levels().stats()) == 1:
+    serving, cache = get_serving(), cache_settings()
+    if serving.host is not None and cache.l2 is None and cache.l3 is None:
         serving.host.attach(loop)
 
 

@@ -69,6 +69,8 @@ class Channel:
         self._reason: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
+        self._turns = 0
+        """How often the reader has changed."""
         self._wake_out, self._wake_in = socket.socketpair()
         self._heard = clock()
         try:
@@ -85,7 +87,7 @@ class Channel:
             data = self._socket.recv(_CHUNK)
             if not data:
                 raise ProtocolError("it closed the connection before its HELLO")
-            for first in self._frames.feed(data):
+            for first in list(self._frames.feed(data)):
                 protocol.check_hello(first)
                 return
 
@@ -162,9 +164,10 @@ class Channel:
         """
         poll = select.poll()
         poll.register(self._wake_out, select.POLLIN)
-        watched, reader, asked = 0, None, self._clock()
+        reader: asyncio.AbstractEventLoop | None = None
+        watched, turn, asked = 0, 0, self._clock()
         while self._reason is None:
-            loop = self._loop
+            turns, loop = self._turns, self._loop
             wanted = (0 if loop else select.POLLIN) | (select.POLLOUT if self._stalled else 0)
             if wanted != watched:
                 if wanted:
@@ -172,8 +175,8 @@ class Channel:
                 else:
                     poll.unregister(self._socket)
                 watched = wanted
-            if loop is not reader:
-                reader = loop
+            if turns != turn:
+                turn, reader = turns, loop
                 self._hand_over(loop)
             for file, events in poll.poll(_PING * 1000):
                 if file == self._wake_out.fileno():
@@ -221,6 +224,7 @@ class Channel:
         """Read in an event loop, which runs on the thread of this number. Any thread calls it."""
         self._loop_thread = thread
         self._loop = loop
+        self._turns += 1
         self._wake()
 
     def detach(self) -> None:
@@ -228,6 +232,7 @@ class Channel:
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.remove_reader(self._socket)
+        self._turns += 1
         self._wake()
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop | None) -> None:
