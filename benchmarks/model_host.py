@@ -65,7 +65,7 @@ def ask(loop: Loop, engine: Engine[Ranking], row: Any) -> asyncio.Future[Ranking
         else:
             loop.call_soon_threadsafe(lambda: waiter.set_result(answer.result()))
 
-    engine.submit(row, DEPTH, seconds=60.0, priority=Priority.LIVE).add_done_callback(done)
+    engine.submit((row,), DEPTH, seconds=60.0, priority=Priority.LIVE).add_done_callback(done)
     return waiter
 
 
@@ -106,7 +106,7 @@ def lone(engine: Engine[Ranking], requests: int) -> list[float]:
     taken = []
     for _ in range(requests):
         began = time.perf_counter()
-        engine.submit(row, DEPTH, seconds=60.0, priority=Priority.LIVE).result(60)
+        engine.submit((row,), DEPTH, seconds=60.0, priority=Priority.LIVE).result(60)
         taken.append(time.perf_counter() - began)
     return taken
 

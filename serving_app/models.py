@@ -260,7 +260,7 @@ class ModelVersion(models.Model):
             catalogue=self.catalogue,
             catalogue_sha256=self.catalogue_sha256,
             feature_names=tuple(self.feature_names),
-            feature_schema=self.feature_schema,
+            feature_schema=tuple(self.feature_schema),
             output=self.output,
             output_options=self.output_options,
             item_vectors=self.item_vectors,

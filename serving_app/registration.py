@@ -125,7 +125,7 @@ def validate(model_name: str, draft: Draft) -> Validated:
         catalogue=draft.catalogue,
         catalogue_sha256=catalogue_sha256,
         feature_names=names,
-        feature_schema=draft.feature_schema,
+        feature_schema=tuple(draft.feature_schema),
         feature_source=draft.feature_source,
         feature_source_options=draft.feature_source_options,
     )
@@ -142,7 +142,7 @@ def validate(model_name: str, draft: Draft) -> Validated:
         ),
         Expected(
             feature_names=names,
-            feature_schema=draft.feature_schema,
+            feature_schema=tuple(draft.feature_schema),
             items=len(catalogue.items),
             output=draft.output,
             output_options=draft.output_options,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ class VersionRecord:
     catalogue_sha256: str
     feature_names: tuple[str, ...]
     signature: Signature | None = None
-    feature_schema: Sequence[Any] = ()
+    feature_schema: tuple[Any, ...] = ()
     """What is declared of each feature, as `read_schema` takes it; empty: only the names are."""
     output: str = "scores"
     """One of `serving_app.core.outputs.OUTPUTS`."""

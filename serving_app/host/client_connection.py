@@ -91,7 +91,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             for each in self._frames.feed(data):
                 self._take(each)
-        except (ProtocolError, msgspec.MsgspecError, struct.error) as error:
+        except (ProtocolError, msgspec.MsgspecError, struct.error, UnicodeDecodeError) as error:
             self._end(str(error))
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -207,7 +207,8 @@ def encode_tensors(*tensors: NDArray[Any]) -> bytes:
     for tensor in tensors:
         code = _CODES.get(tensor.dtype)
         if code is None:  # of another byte order, or of no datatype that can be sent
-            code = _CODES.get(tensor.dtype.newbyteorder("<"))
+            wanted = object if tensor.dtype.kind in "SU" else tensor.dtype.newbyteorder("<")
+            code = _CODES.get(np.dtype(wanted))
             if code is None:
                 raise ProtocolError(f"tensors of {tensor.dtype} cannot be sent")
             tensor = tensor.astype(_DATATYPES[code])  # noqa: PLW2901
@@ -288,7 +289,7 @@ def decode_named(payload: bytes, at: int = 0) -> dict[str, NDArray[Any]]:
         (size,) = _SIZE.unpack_from(payload, at)
         at += _SIZE.size
         names = msgspec.msgpack.decode(payload[at : at + size], type=list[str])
-    except (struct.error, msgspec.MsgspecError) as error:
+    except (struct.error, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"these are no names: {error}") from error
     tensors = decode_tensors(payload, at + size)
     if len(tensors) != len(set(names)):
@@ -352,7 +353,7 @@ def decode_error(payload: bytes) -> errors.RecserveError:
     """
     try:
         failure = msgspec.msgpack.decode(payload, type=_Failure)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"this is no error: {error}") from error
     kind = _ERRORS.get(failure.kind, errors.InferenceError)
     more: dict[str, Any] = {}

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.contract("S11")
 
 
 def ask(engine, row, depth=5):
-    return engine.submit(np.array(row, np.float32), depth, seconds=30.0, priority=Priority.LIVE)
+    return engine.submit((np.array(row, np.float32),), depth, seconds=30.0, priority=Priority.LIVE)
 
 
 def wait_for(condition, what="", seconds=60.0):
@@ -55,9 +55,19 @@ def test_the_host_answers_as_this_process_would(installation):
         assert positions == expected[0]
         # Batches of other sizes round otherwise.
         assert scores == pytest.approx(expected[1], rel=1e-4, abs=1e-5)
+    inputs = {"features": np.array(rows[:7], np.float32)}
+    asked = {"seconds": 30.0, "priority": Priority.LIVE}
+    outputs = hosted.infer(inputs, **asked).result(30)
+    expected = local.infer(inputs, **asked).result(30)
+    assert list(outputs) == list(expected)
+    for name, output in outputs.items():
+        assert output.shape == expected[name].shape
+        np.testing.assert_allclose(output, expected[name], rtol=1e-5)
+    with pytest.raises(InferenceError, match="cannot be sent"):
+        hosted.infer({"features": np.array([[1j]])}, **asked)
     hosted.probe()
-    assert hosted.stats().submitted == 200
-    assert local.stats().submitted == 200
+    assert hosted.stats().submitted == 201
+    assert local.stats().submitted == 201
     assert hosted.counted_by != local.counted_by
     local.close()
 

@@ -20,8 +20,10 @@ from serving_app.host.protocol import (
     ProtocolError,
     check_hello,
     decode_error,
+    decode_named,
     decode_tensors,
     encode_error,
+    encode_named,
     encode_tensors,
     frame,
 )
@@ -34,7 +36,9 @@ frames = st.builds(
     id=st.integers(0, 2**64 - 1),
     payload=st.binary(max_size=200),
 )
-tensors = st.sampled_from(["<f4", "<i4", "<i8", "<f8", "|b1", "|u1", "<f2"]).flatmap(
+tensors = st.sampled_from(
+    [*("<f4", "<i4", "<i8", "<f8", "|b1", "|u1", "<f2"), *("|i1", "<i2", "<u2", "<u4", "<u8")]
+).flatmap(
     lambda dtype: arrays.arrays(
         dtype, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
     )
@@ -87,11 +91,42 @@ def test_tensors_arrive_as_they_were(sent):
         assert not other.size or not other.flags.writeable
 
 
-def test_tensors_of_another_byte_order_arrive_and_strings_are_refused():
+@given(st.lists(st.binary(max_size=5) | st.text(max_size=5), max_size=4), st.booleans())
+def test_strings_arrive_as_bytes(values, column):
+    sent = np.empty(len(values), dtype=object)
+    sent[:] = values
+    if column:
+        sent = sent.reshape(-1, 1)
+    ids = np.arange(3)
+    got = decode_named(encode_named({"names": sent, "ids": ids}))
+    assert list(got) == ["names", "ids"]
+    assert got["names"].shape == sent.shape
+    wanted = [v if isinstance(v, bytes) else v.encode() for v in values]
+    assert got["names"].ravel().tolist() == wanted
+    assert got["ids"].tolist() == [0, 1, 2]
+
+
+@given(st.binary(max_size=100), st.integers(0, 40))
+def test_rubbish_is_no_named_tensor(rubbish, cut):
+    payload = encode_named({"a": np.array(["x", "yz"]), "b": np.ones(2, np.float32)})
+    for wrong in (rubbish, payload[:cut], payload[:cut] + rubbish):
+        try:
+            decode_named(wrong)
+        except ProtocolError:
+            continue
+        assert wrong in (payload, encode_named({})) or wrong.startswith(payload[:4])
+
+
+def test_tensors_of_another_byte_order_arrive_and_others_are_refused():
     (got,) = decode_tensors(encode_tensors(np.array([1.5, 2.5], ">f4")))
     assert got.tolist() == [1.5, 2.5]
     with pytest.raises(ProtocolError, match="cannot be sent"):
-        encode_tensors(np.array(["a"]))
+        encode_tensors(np.array([1j]))
+    with pytest.raises(ProtocolError, match="2 tensors with 1 names"):
+        decode_named(
+            encode_named({"a": np.ones(1)}).replace(b"\x91\xa1a\x01", b"\x91\xa1a\x02")
+            + encode_tensors(np.ones(1))[1:]
+        )
 
 
 @given(st.lists(tensors, min_size=1, max_size=3), st.data())
