@@ -5,7 +5,10 @@
     RecserveError
     ├── BadRequest            the caller's fault; a fallback never answers it
     │   ├── ModelNotFound       no model of that name is registered
-    │   └── InvalidInput        a value of the request is wrong; names the field
+    │   ├── InvalidInput        a value of the request is wrong; names the field
+    │   ├── TokenNotValid       the token is unknown, expired, revoked or forged
+    │   ├── ModelNotPermitted   the caller may not ask this model
+    │   └── Throttled           the caller asks too often; says when to come back
     ├── Unavailable           our fault; a stale entry or a fallback may answer
     │   ├── ModelNotReady       the model is registered, but not live in this process
     │   ├── InferenceError      the model raised, or returned nonsense
@@ -31,10 +34,13 @@ __all__ = [
     "InvalidOptions",
     "LevelUnavailable",
     "ModelNotFound",
+    "ModelNotPermitted",
     "ModelNotReady",
     "PluginError",
     "QueueFull",
     "RecserveError",
+    "Throttled",
+    "TokenNotValid",
     "Unavailable",
     "UnknownPlugin",
 ]
@@ -64,6 +70,26 @@ class InvalidInput(BadRequest):
         super().__init__(message)
         self.field = field
         self.source = source
+
+
+class TokenNotValid(BadRequest):
+    """The caller's token is unknown, expired, revoked or forged."""
+
+
+class ModelNotPermitted(BadRequest):
+    """The caller may not ask this model, whether or not there is one of that name."""
+
+
+class Throttled(BadRequest):
+    """The caller asks more often than allowed.
+
+    Attributes:
+        retry_after: Seconds after which the same request will be within the rate.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Unavailable(RecserveError):

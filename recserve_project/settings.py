@@ -33,6 +33,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "rest_framework_simplejwt.token_blacklist",
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -114,7 +115,7 @@ SECURE_SSL_REDIRECT = env.bool("RECSERVE_HTTPS", False)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "rest_framework_simplejwt.authentication.JWTAuthentication",
+        "serving_app.api.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["serving_app.api.permissions.CanAdminister"],
@@ -138,6 +139,11 @@ SIMPLE_JWT = {
     "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),
     "REFRESH_TOKEN_LIFETIME": timedelta(days=1),
     "UPDATE_LAST_LOGIN": False,
+    "ROTATE_REFRESH_TOKENS": True,
+    "BLACKLIST_AFTER_ROTATION": True,
+    "CHECK_REVOKE_TOKEN": True,  # a new password ends the tokens given before
+    "AUDIENCE": "recserve",
+    "ISSUER": "recserve",
 }
 
 SPECTACULAR_SETTINGS = {
@@ -230,6 +236,16 @@ UNFOLD = {
                         "title": _("Groups"),
                         "icon": "group",
                         "link": reverse_lazy("admin:auth_group_changelist"),
+                    },
+                    {
+                        "title": _("Service tokens"),
+                        "icon": "key",
+                        "link": reverse_lazy("admin:serving_app_servicetoken_changelist"),
+                    },
+                    {
+                        "title": _("Signing keys"),
+                        "icon": "signature",
+                        "link": reverse_lazy("admin:serving_app_signingkey_changelist"),
                     },
                 ],
             },

@@ -23,6 +23,7 @@ from django.utils.translation import gettext_lazy as _
 from cache_app import theme
 from plugins import RecserveError
 from serving_app import process_statistics, promotion, registration, wiring
+from serving_app.access_admin import GroupModelsInline
 from serving_app.core.shadow import COMPARED
 from serving_app.core.statistics import Statistics
 from serving_app.forms import RegisterVersionForm, ServedModelForm, TryForm, pretty
@@ -50,6 +51,8 @@ class UserAdmin(DjangoUserAdmin, theme.ModelAdmin):  # type: ignore[type-arg,mis
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Groups, in the theme."""
+
+    inlines = (GroupModelsInline,)
 
 
 class VersionInline(ReadOnlyInline):

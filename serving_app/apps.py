@@ -28,12 +28,15 @@ class ServingConfig(AppConfig):
         """Register the checks and the groups. Nothing with threads is built here."""
         # These need the app registry, which is complete only now.
         from cache_app.wiring import set_value_type  # noqa: PLC0415
+        from serving_app import access, signing  # noqa: PLC0415
         from serving_app.checks import check_settings  # noqa: PLC0415
         from serving_app.core.ranking import Ranking  # noqa: PLC0415
         from serving_app.models import Alias, ServedModel  # noqa: PLC0415
 
         set_value_type(Ranking)
         checks.register(check_settings)
+        signing.install()
+        access.connect()
         for changed in (post_save, post_delete):
             changed.connect(wake_reconciler, sender=ServedModel)
             changed.connect(wake_reconciler, sender=Alias)

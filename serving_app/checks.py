@@ -9,9 +9,10 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
+from serving_app.access_conf import access_settings
 from serving_app.conf import serving_settings
 
-PARTS = {"CACHE", "PLUGINS", "SERVING"}
+PARTS = {"ACCESS", "CACHE", "PLUGINS", "SERVING"}
 """The keys of ``RECSERVE``; each app reads its own."""
 
 
@@ -27,6 +28,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
             )
         ]
     try:
+        access_settings()
         serving = serving_settings()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="serving_app.E001")]

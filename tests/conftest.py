@@ -10,7 +10,7 @@ import pytest
 
 from cache_app import wiring as cache_wiring
 from plugins.apps import reset_registry
-from serving_app import wiring
+from serving_app import access, wiring
 from serving_app.models import ModelVersion
 from serving_app.registration import Draft, promote, register
 
@@ -44,6 +44,7 @@ def fresh(store):
     """Nothing live, nothing cached; afterwards everything is freed."""
     reset_registry()
     cache_wiring.reset()
+    access.reset()
     yield
     wiring.stop()
     cache_wiring.reset()

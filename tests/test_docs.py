@@ -6,6 +6,7 @@ import re
 from cache_app.conf import CacheSettings
 from plugins import errors, hookspecs
 from plugins.conf import PluginSettings
+from serving_app.access_conf import AccessSettings
 from serving_app.api.problems import STATUS, problem_of
 from serving_app.conf import ServingSettings
 from tests.journeys.conftest import ROOT
@@ -17,7 +18,7 @@ def text(name):
 
 def test_every_setting_is_documented():
     page = text("docs/settings.md")
-    for settings in (ServingSettings, CacheSettings, PluginSettings):
+    for settings in (AccessSettings, ServingSettings, CacheSettings, PluginSettings):
         for field in dataclasses.fields(settings):
             name = field.name.upper()
             words = {name, name.removeprefix("L1_")}
@@ -53,7 +54,7 @@ def test_every_problem_code_is_documented():
     bases = {errors.BadRequest, errors.Unavailable}
     for error in STATUS.keys() - never_leave - bases:
         extra = {"field": "x"} if error is errors.InvalidInput else {}
-        extra = {"retry_after": 1.0} if error is errors.QueueFull else extra
+        extra = {"retry_after": 1.0} if error in {errors.QueueFull, errors.Throttled} else extra
         assert f"`{problem_of(error('', **extra))['code']}`" in page, error
 
 

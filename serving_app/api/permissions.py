@@ -7,39 +7,46 @@ from typing import Any
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from serving_app.api.authentication import access_of
 
-class _HasPermission(BasePermission):
-    """Grants access to users with one permission of serving_app, by group or directly."""
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class HasRole(BasePermission):
+    """Grants access to callers with one permission of serving_app, by token, group or directly."""
 
     codename: str
 
+    def role(self, request: Request) -> str:
+        """Return the permission that the request needs; throttles go by it, too."""
+        return self.codename
+
     def has_permission(self, request: Request, view: Any) -> bool:
-        """Return whether the user holds the permission; inactive users hold none."""
-        return request.user.has_perm(f"serving_app.{self.codename}")
+        """Return whether the caller holds the permission; inactive users hold none."""
+        return access_of(request).may(self.role(request))
 
 
-class CanPredict(_HasPermission):
+class CanPredict(HasRole):
     """May ask for recommendations."""
 
     codename = "predict"
 
 
-class CanOperate(_HasPermission):
+class CanOperate(HasRole):
     """May see statistics and clear the cache."""
 
     codename = "operate"
 
 
-class CanAdminister(_HasPermission):
+class CanAdminister(HasRole):
     """May register versions and make them live."""
 
     codename = "administer"
 
 
-class CanOperateOrAdminister(BasePermission):
+class CanOperateOrAdminister(HasRole):
     """Operators read; administrators change, too."""
 
-    def has_permission(self, request: Request, view: Any) -> bool:
-        """Return whether the user's role allows the method."""
-        role = CanOperate if request.method in {"GET", "HEAD", "OPTIONS"} else CanAdminister
-        return role().has_permission(request, view)
+    def role(self, request: Request) -> str:
+        """Return the permission that the request's method needs."""
+        return "operate" if request.method in _READING else "administer"

@@ -11,9 +11,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from plugins import InvalidInput, Recommendation, RecommendationRequest, RecserveError
+from plugins import BadRequest, InvalidInput, Recommendation, RecommendationRequest, RecserveError
 from serving_app import wiring
 from serving_app.api import serializers
+from serving_app.api.authentication import access_of
 from serving_app.api.json import LenientJSONParser
 from serving_app.api.permissions import CanPredict
 from serving_app.api.problems import problem_of
@@ -54,6 +55,7 @@ class PredictView(APIView):
         started = time.perf_counter()
         question = recommendation_request(request.data, serving_settings())
         titles = wants_titles(request.data)
+        access_of(request).check_model(question.model_name)
         recommendation = wiring.get_recommender().recommend(question)
         return Response(_answer(recommendation, started, titles=titles))
 
@@ -72,14 +74,15 @@ class PredictBatchView(APIView):
         """Return an answer, or problem details, for each request, in order."""
         started = time.perf_counter()
         bodies, batch_id = _batch(request.data)
-        limits = serving_settings()
+        limits, access = serving_settings(), access_of(request)
         slots: list[dict[str, Any] | None] = []
         questions: list[RecommendationRequest] = []
         titled: list[bool] = []
         for body in bodies:
             try:
                 question, titles = recommendation_request(body, limits), wants_titles(body)
-            except InvalidInput as error:
+                access.check_model(question.model_name)
+            except BadRequest as error:
                 slots.append(problem_of(error))
             else:
                 questions.append(question)

@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from plugins import errors
+from serving_app.core.access import CHALLENGE
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ CONTENT_TYPE = "application/problem+json"
 STATUS: Mapping[type[errors.RecserveError], int] = {
     errors.ModelNotFound: 404,
     errors.InvalidInput: 422,
+    errors.TokenNotValid: 401,
+    errors.ModelNotPermitted: 403,
+    errors.Throttled: 429,
     errors.BadRequest: 400,
     errors.ModelNotReady: 503,
     errors.InferenceError: 500,
@@ -73,7 +77,7 @@ def _code(name: str) -> str:
 
 def _retry_after(error: errors.RecserveError) -> int | None:
     """Return whole seconds after which to ask again, at least one; None: that will not help."""
-    if isinstance(error, errors.QueueFull | errors.ModelNotReady):
+    if isinstance(error, errors.QueueFull | errors.ModelNotReady | errors.Throttled):
         return max(1, math.ceil(error.retry_after))
     return None
 
@@ -98,6 +102,8 @@ def _body(error: Exception, headers: dict[str, str]) -> dict[str, Any]:
         retry_after = _retry_after(error)
         if retry_after is not None:
             headers["Retry-After"] = str(retry_after)
+        if isinstance(error, errors.TokenNotValid):
+            headers["WWW-Authenticate"] = CHALLENGE
         return problem_of(error)
     if isinstance(error, Http404):
         error = exceptions.NotFound(str(error) or None)

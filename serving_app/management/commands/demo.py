@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser, Group, User
+from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
-from rest_framework_simplejwt.tokens import AccessToken
+from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from plugins import RecserveError
 from serving_app import registration
+from serving_app.access import create_token
 from serving_app.conf import serving_settings
 from serving_app.demo.build import FEATURE_NAMES, POPULARITY_FEATURE_NAMES, Built, build
 from serving_app.demo.generate import generate
@@ -145,26 +146,23 @@ class Command(BaseCommand):
         return read_interactions(paths[0]), read_items(paths[1])
 
     def _accounts(self) -> dict[str, str]:
-        """Create an administrator and a service account, and return their credentials."""
+        """Create an administrator and a service token, and return the credentials."""
         taken = set(User.objects.values_list("username", flat=True))
         username = next(n for n in ("admin", *_numbered("demo-admin")) if n not in taken)
-        service = next(n for n in ("demo-service", *_numbered("demo-service")) if n not in taken)
         password = secrets.token_urlsafe(16)
         with transaction.atomic():
-            User.objects.create_superuser(username, password=password)
-            account = User.objects.create_user(service)
-            account.groups.add(Group.objects.get(name="recserve operate"))
-        return {"username": username, "password": password, "token": _token(account)}
+            admin = User.objects.create_superuser(username, password=password)
+            _, token = create_token(
+                "demo",
+                role="operate",
+                expires=timezone.now() + timedelta(days=TOKEN_DAYS),
+                by=admin,
+            )
+        return {"username": username, "password": password, "token": token}
 
 
 def _numbered(name: str) -> list[str]:
     return [f"{name}-{i}" for i in range(1, 100)]
-
-
-def _token(account: AbstractBaseUser) -> str:
-    token = AccessToken.for_user(account)
-    token.set_exp(lifetime=timedelta(days=TOKEN_DAYS))
-    return str(token)
 
 
 def _drafts(built: Built, store: Path) -> list[tuple[str, registration.Draft, bool]]:

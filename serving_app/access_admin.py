@@ -1,0 +1,135 @@
+"""Access in the admin: service tokens, signing keys, and the models of groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext_lazy as _
+from rest_framework_simplejwt.token_blacklist.models import BlacklistedToken, OutstandingToken
+
+from cache_app import theme
+from serving_app.access_models import GroupModels, ServiceToken, SigningKey
+from serving_app.signing import rotate
+
+for _unwanted in (BlacklistedToken, OutstandingToken):  # book-keeping of simplejwt's
+    if admin.site.is_registered(_unwanted):
+        admin.site.unregister(_unwanted)
+
+
+class ServiceTokenForm(ModelForm):  # type: ignore[type-arg]  # no generic at run time
+    """A service token."""
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse a list of models where it would not hold."""
+        given = super().clean() or {}
+        limited = not given.get("all_models", True)
+        if limited and given.get("role") != ServiceToken.Role.PREDICT:
+            raise ValidationError(
+                {"all_models": _("Only a token of the role predict can be limited to models.")}
+            )
+        return given
+
+
+@admin.register(ServiceToken)
+class ServiceTokenAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
+    """Service tokens. The text of a new one is shown once, after it was saved."""
+
+    form = ServiceTokenForm
+    list_display = ("name", "prefix", "role", "valid", "expires", "last_used", "created")
+    list_filter = ("role",)
+    search_fields = ("name", "prefix")
+    fields = ("name", "role", "all_models", "served_models", "expires")
+    filter_horizontal = ("served_models",)
+    actions = ("revoke",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Return what never changes; a revoked token does not come back."""
+        seen = ("prefix", "last_used", "created", "created_by", "revoked")
+        return (*seen, *self.fields) if obj and obj.revoked else seen
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Return what is asked of a new token, and also what became of an old one."""
+        more = ("prefix", "last_used", "created", "created_by", "revoked")
+        return (*self.fields, *more) if obj else self.fields
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save the token, and show the text of a new one."""
+        if change:
+            super().save_model(request, obj, form, change)
+            return
+        obj.created_by = request.user
+        text = obj.give_secret()
+        super().save_model(request, obj, form, change)
+        self.message_user(
+            request,
+            format_html(str(_("The token is <code>{}</code>. It is not shown again.")), text),
+            messages.WARNING,
+        )
+
+    @admin.display(description=_("valid"), boolean=True)
+    def valid(self, token: ServiceToken) -> bool:
+        """Return whether it may be used."""
+        return token.is_valid()
+
+    @admin.action(description=_("Revoke"), permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ServiceToken]) -> None:
+        """Revoke the tokens."""
+        for token in queryset:
+            token.revoke()
+            self.log_change(request, token, "Revoked")
+
+
+@admin.register(SigningKey)
+class SigningKeyAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
+    """Signing keys. They are made by rotating, and never changed."""
+
+    list_display = ("kid", "created", "retires")
+    actions_list = ("rotate_key",)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the admin's URLs, and the one that rotates."""
+        own = path(
+            "rotate/", self.admin_site.admin_view(self.rotate_key), name="signing_key_rotate"
+        )
+        return [own, *super().get_urls()]
+
+    @theme.action(  # type: ignore[untyped-decorator]  # theme has no types
+        description=_("Rotate now"), url_path="rotate"
+    )
+    def rotate_key(self, request: HttpRequest) -> HttpResponseRedirect:
+        """Sign with a new key from now on."""
+        if not request.user.has_perm("serving_app.add_signingkey"):
+            raise PermissionDenied
+        key = rotate()
+        self.log_addition(request, key, "Rotated")
+        self.message_user(request, _("Key %(kid)s signs from now on.") % {"kid": key.kid})
+        return HttpResponseRedirect(reverse("admin:serving_app_signingkey_changelist"))
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Return False: keys are made by rotating."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: a key never changes."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: a retired key goes by itself."""
+        return False
+
+
+class GroupModelsInline(theme.TabularInline):  # type: ignore[misc]  # theme has no types
+    """The models that a group's members may ask."""
+
+    model = GroupModels
+    extra = 0
+    max_num = 1
+    verbose_name = _("limit to models")
+    verbose_name_plural = _("limit to models (none: every model)")

@@ -1,0 +1,127 @@
+"""Who may do what: what a verified token stands for, and the memory of those verified lately."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from plugins import ModelNotPermitted
+
+__all__ = ["CHALLENGE", "ROLES", "Access", "RememberedAccess"]
+
+CHALLENGE = 'Bearer realm="api"'
+"""What ``WWW-Authenticate`` says with every 401."""
+ROLES = ("predict", "operate", "administer")
+"""The roles, the weakest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one caller may do."""
+
+    subject: str
+    """Who asks, the same in every process: ``user:7`` or ``token:<prefix>``. Throttles count it."""
+    permissions: frozenset[str]
+    """Of `ROLES`, those the caller holds."""
+    models: frozenset[str] | None = None
+    """The models that it may ask; None: every one."""
+    expires: float = float("inf")
+    """When this ends, in Unix seconds."""
+
+    @property
+    def role(self) -> str:
+        """The strongest role; empty: none."""
+        return next((role for role in reversed(ROLES) if role in self.permissions), "")
+
+    def may(self, permission: str) -> bool:
+        """Return whether the caller holds a permission of `ROLES`."""
+        return permission in self.permissions
+
+    def check_model(self, name: str) -> None:
+        """Return if the caller may ask a model of this name.
+
+        Raises:
+            ModelNotPermitted: It may not. That says nothing of whether there is one.
+        """
+        if self.models is not None and name not in self.models:
+            raise ModelNotPermitted(f"This token or user may not ask the model {name!r}.")
+
+
+class RememberedAccess:
+    """Remembers what tokens stand for until they expire or anything about access changes.
+
+    Any thread uses it; a look-up takes no lock. Tokens are kept as digests, so that neither a dump
+    of memory nor the time that a look-up takes says anything about one.
+
+    Args:
+        capacity: How many tokens are remembered; those used longest ago make room.
+        trusted: Seconds after `saw` for which what is remembered counts.
+        clock: Unix seconds.
+        monotonic: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        trusted: float,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity = capacity
+        self._trusted = trusted
+        self._clock = clock
+        self._monotonic = monotonic
+        self._known: OrderedDict[bytes, tuple[int, Access]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._epoch = -1
+        self._seen_at = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def saw(self, epoch: int) -> None:
+        """Take note of the epoch of access that the database has now; a new one forgets all."""
+        with self._lock:
+            self._seen_at = self._monotonic()
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._known.clear()
+
+    def find(self, token: bytes, *, within: float | None = None) -> Access | None:
+        """Return what a token stands for; None: unknown here, expired, or too long not looked at.
+
+        Args:
+            token: The token as it was sent.
+            within: Seconds since the last look at the database; None: as built.
+        """
+        if self._monotonic() - self._seen_at > (self._trusted if within is None else within):
+            return None
+        found = self._known.get(_digest(token))
+        if found is None or found[0] != self._epoch or found[1].expires <= self._clock():
+            return None
+        return found[1]
+
+    def add(self, token: bytes, access: Access, *, epoch: int) -> None:
+        """Remember what a token stands for, as read from the database after this epoch was."""
+        key = _digest(token)
+        with self._lock:
+            if epoch != self._epoch:
+                return
+            self._known[key] = (epoch, access)
+            self._known.move_to_end(key)
+            while len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+
+    def remembered(self) -> Iterable[Access]:
+        """Return all that is remembered."""
+        with self._lock:
+            return [access for _, access in self._known.values()]
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.blake2b(token, digest_size=16).digest()
