@@ -119,6 +119,7 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["serving_app.api.permissions.CanAdminister"],
+    "DEFAULT_THROTTLE_CLASSES": ["serving_app.api.throttles.RoleThrottle"],
     "DEFAULT_PARSER_CLASSES": ["serving_app.api.json.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": [
         "serving_app.api.json.JSONRenderer",

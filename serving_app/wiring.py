@@ -20,7 +20,7 @@ from cache_app.epoch_file import EpochFile
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError
 from plugins.apps import get_registry
-from serving_app import access, process_statistics, rollout
+from serving_app import access, process_statistics, rates, rollout
 from serving_app.conf import serving_settings
 from serving_app.core.engine import OpenEngine, open_engine
 from serving_app.core.features import Row
@@ -164,6 +164,7 @@ def stop() -> None:
                 _serving.news.close()
             cache_wiring.reset()
         access.reset()
+        rates.reset()
         _serving = None
         _started = False
 

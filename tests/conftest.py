@@ -10,7 +10,7 @@ import pytest
 
 from cache_app import wiring as cache_wiring
 from plugins.apps import reset_registry
-from serving_app import access, wiring
+from serving_app import access, rates, wiring
 from serving_app.models import ModelVersion
 from serving_app.registration import Draft, promote, register
 
@@ -45,6 +45,7 @@ def fresh(store):
     reset_registry()
     cache_wiring.reset()
     access.reset()
+    rates.reset()
     yield
     wiring.stop()
     cache_wiring.reset()

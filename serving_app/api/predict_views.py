@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from plugins import BadRequest, InvalidInput, Recommendation, RecommendationRequest, RecserveError
-from serving_app import wiring
+from serving_app import rates, wiring
 from serving_app.api import serializers
 from serving_app.api.authentication import access_of
 from serving_app.api.json import LenientJSONParser
@@ -64,6 +64,7 @@ class PredictBatchView(APIView):
     """Recommends items to several users in one call."""
 
     permission_classes = (CanPredict,)
+    throttle_classes = ()  # it counts for as many requests as it holds
     parser_classes = (LenientJSONParser,)
 
     @extend_schema(
@@ -75,6 +76,7 @@ class PredictBatchView(APIView):
         started = time.perf_counter()
         bodies, batch_id = _batch(request.data)
         limits, access = serving_settings(), access_of(request)
+        rates.check(access, "predict", len(bodies))
         slots: list[dict[str, Any] | None] = []
         questions: list[RecommendationRequest] = []
         titled: list[bool] = []

@@ -15,11 +15,12 @@ from rest_framework_simplejwt.serializers import TokenRefreshSerializer
 from rest_framework_simplejwt.settings import api_settings
 from rest_framework_simplejwt.tokens import RefreshToken
 from rest_framework_simplejwt.utils import get_md5_hash_password
-from rest_framework_simplejwt.views import TokenRefreshView
+from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
 
 from serving_app.access import create_token
 from serving_app.access_models import ServiceToken
 from serving_app.api.permissions import CanAdminister
+from serving_app.api.throttles import SignInThrottle
 from serving_app.models import ServedModel
 
 
@@ -37,6 +38,12 @@ class RefreshSerializer(TokenRefreshSerializer):
             )
         pair: dict[str, str] = super().validate(attrs)
         return pair
+
+
+class SignInView(TokenObtainPairView):
+    """Gives a user tokens for name and password."""
+
+    throttle_classes = (SignInThrottle,)
 
 
 class RefreshView(TokenRefreshView):

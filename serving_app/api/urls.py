@@ -10,13 +10,13 @@ from rest_framework import exceptions
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.views import APIView
-from rest_framework_simplejwt.views import TokenBlacklistView, TokenObtainPairView
+from rest_framework_simplejwt.views import TokenBlacklistView
 
 from serving_app.api import operation_views as operation
 from serving_app.api.predict_views import PredictBatchView, PredictView
 from serving_app.api.registry_views import ModelVersionViewSet, ServedModelViewSet
 from serving_app.api.rollout_views import RollOutViewSet
-from serving_app.api.token_views import RefreshView, ServiceTokenViewSet
+from serving_app.api.token_views import RefreshView, ServiceTokenViewSet, SignInView
 
 
 class UnknownPathView(APIView):
@@ -95,7 +95,7 @@ urlpatterns = [
         RollOutViewSet.as_view({"post": "abort"}),
         name="rollout-abort",
     ),
-    path("token", TokenObtainPairView.as_view(), name="token"),
+    path("token", SignInView.as_view(), name="token"),
     path("token/refresh", RefreshView.as_view(), name="token-refresh"),
     path("token/revoke", TokenBlacklistView.as_view(), name="token-revoke"),
     path("tokens", ServiceTokenViewSet.as_view(_models), name="servicetoken-list"),
