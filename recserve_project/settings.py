@@ -32,6 +32,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "corsheaders",
     "rest_framework",
     "rest_framework_simplejwt.token_blacklist",
     "django_filters",
@@ -43,6 +44,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "serving_app.api.request_ids.request_ids",
+    "corsheaders.middleware.CorsMiddleware",
+    "serving_app.api.answers.api_answers",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -112,6 +116,17 @@ FILE_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # larger artifacts go through a tempora
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.bool("RECSERVE_HTTPS", False)
 SECURE_SSL_REDIRECT = env.bool("RECSERVE_HTTPS", False)
+SECURE_HSTS_SECONDS = env.int("RECSERVE_HSTS_SECONDS", 0)
+
+# Browsers of other origins reach the API by bearer tokens, never with cookies.
+CORS_ALLOWED_ORIGINS = env.list("RECSERVE_CORS_ALLOWED_ORIGINS", default=[])
+CORS_URLS_REGEX = r"^/(api|v2)/"
+CORS_ALLOW_METHODS = ("GET", "POST", "PATCH", "DELETE", "OPTIONS")
+CORS_ALLOW_HEADERS = (
+    *("accept", "authorization", "content-type", "if-none-match"),
+    *("x-request-id", "traceparent", "tracestate"),
+)
+CORS_EXPOSE_HEADERS = ("ETag", "Retry-After", "Server-Timing", "X-Request-ID")
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -156,13 +171,25 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "serving_app.api.schema.describe",
+    ],
 }
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "formatters": {
+        "plain": {"()": "serving_app.log_format.PlainFormatter"},
+        "json": {"()": "serving_app.log_format.JSONFormatter"},
+    },
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": env.str("RECSERVE_LOG_FORMAT", "plain"),
+        }
+    },
     "root": {"handlers": ["console"], "level": env.str("RECSERVE_LOG_LEVEL", "INFO")},
     # A refused request is the caller's affair; the access log has it already.
     "loggers": {"django.request": {"level": "ERROR"}, "absl": {"level": "WARNING"}},

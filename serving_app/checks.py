@@ -11,8 +11,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from serving_app.access_conf import access_settings
 from serving_app.conf import serving_settings
+from serving_app.log_conf import log_settings
 
-PARTS = {"ACCESS", "CACHE", "PLUGINS", "SERVING"}
+PARTS = {"ACCESS", "CACHE", "LOGGING", "PLUGINS", "SERVING"}
 """The keys of ``RECSERVE``; each app reads its own."""
 
 
@@ -29,6 +30,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         ]
     try:
         access_settings()
+        log_settings()
         serving = serving_settings()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="serving_app.E001")]

@@ -8,7 +8,9 @@ from plugins import errors, hookspecs
 from plugins.conf import PluginSettings
 from serving_app.access_conf import AccessSettings
 from serving_app.api.problems import STATUS, problem_of
+from serving_app.api.schema import CODES
 from serving_app.conf import ServingSettings
+from serving_app.log_conf import LogSettings
 from tests.journeys.conftest import ROOT
 
 
@@ -18,7 +20,7 @@ def text(name):
 
 def test_every_setting_is_documented():
     page = text("docs/settings.md")
-    for settings in (AccessSettings, ServingSettings, CacheSettings, PluginSettings):
+    for settings in (AccessSettings, LogSettings, ServingSettings, CacheSettings, PluginSettings):
         for field in dataclasses.fields(settings):
             name = field.name.upper()
             words = {name, name.removeprefix("L1_")}
@@ -56,6 +58,13 @@ def test_every_problem_code_is_documented():
         extra = {"field": "x"} if error is errors.InvalidInput else {}
         extra = {"retry_after": 1.0} if error in {errors.QueueFull, errors.Throttled} else extra
         assert f"`{problem_of(error('', **extra))['code']}`" in page, error
+
+
+def test_every_problem_of_the_schema_is_documented():
+    page = text("docs/rest_api.md")
+    for codes in CODES.values():
+        assert all(f"`{code}`" in page for code in codes), codes
+    assert {status for error, status in STATUS.items()} <= CODES.keys()
 
 
 def test_every_endpoint_is_documented():

@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from plugins import TokenNotValid
 from serving_app import access
 from serving_app.core.access import CHALLENGE, Access
+from serving_app.core.request_record import current
 
 __all__ = ["Program", "TokenAuthentication", "access_of", "bearer"]
 
@@ -69,6 +70,9 @@ class TokenAuthentication(BaseAuthentication):
             granted = access.verify(token)
         except TokenNotValid as error:
             raise AuthenticationFailed(str(error), code="token_not_valid") from error
+        record = current()
+        if record is not None:
+            record.caller = granted.subject
         kind, _, key = granted.subject.partition(":")
         if kind == "user":  # the row is only read where somebody wants it
             return SimpleLazyObject(lambda: User.objects.get(pk=key)), granted

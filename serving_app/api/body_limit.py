@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from serving_app.api.problems import CONTENT_TYPE, problem
+from serving_app.api.problems import CONTENT_TYPE, problem, with_request_id
 from serving_app.conf import serving_settings
 
 Scope = MutableMapping[str, Any]
@@ -56,7 +56,9 @@ class BodyLimit:
 
 async def _refuse(send: Send, limit: int) -> None:
     body = msgspec.json.encode(
-        problem(413, "body-too-large", f"The request body is larger than {limit} bytes.")
+        with_request_id(
+            problem(413, "body-too-large", f"The request body is larger than {limit} bytes.")
+        )
     )
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),

@@ -20,10 +20,8 @@ from serving_app.api.permissions import CanPredict
 from serving_app.api.problems import problem_of
 from serving_app.api.translation import answer, recommendation_request, wants_titles
 from serving_app.conf import serving_settings
-
-_PROBLEMS = dict.fromkeys(
-    (400, 401, 403, 404, 413, 422, 429, 500, 503, 504), serializers.ProblemSerializer
-)
+from serving_app.core.request_record import current
+from serving_app.request_log import user_hash
 
 
 def _answer(recommendation: Recommendation, started: float, *, titles: bool) -> dict[str, Any]:
@@ -43,7 +41,7 @@ class PredictView(APIView):
 
     @extend_schema(
         request=serializers.RecommendationRequestSerializer,
-        responses={200: serializers.RecommendationSerializer, **_PROBLEMS},
+        responses={200: serializers.RecommendationSerializer},
         examples=[
             OpenApiExample(
                 "By user id", value={"user_id": "17850", "k": 5, "titles": True}, request_only=True
@@ -56,7 +54,12 @@ class PredictView(APIView):
         question = recommendation_request(request.data, serving_settings())
         titles = wants_titles(request.data)
         access_of(request).check_model(question.model_name)
+        record = current()
+        if record is not None:
+            record.user, record.model = user_hash(question.user_id), question.model_name
         recommendation = wiring.get_recommender().recommend(question)
+        if record is not None:
+            record.version, record.source = recommendation.model_version, recommendation.source
         return Response(_answer(recommendation, started, titles=titles))
 
 
@@ -69,13 +72,15 @@ class PredictBatchView(APIView):
 
     @extend_schema(
         request=serializers.BatchRequestSerializer,
-        responses={200: serializers.BatchSerializer, **_PROBLEMS},
+        responses={200: serializers.BatchSerializer},
     )
     def post(self, request: Request) -> Response:
         """Return an answer, or problem details, for each request, in order."""
         started = time.perf_counter()
         bodies, batch_id = _batch(request.data)
         limits, access = serving_settings(), access_of(request)
+        if (record := current()) is not None:
+            record.source = "batch"
         rates.check(access, "predict", len(bodies))
         slots: list[dict[str, Any] | None] = []
         questions: list[RecommendationRequest] = []

@@ -8,15 +8,17 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import ProtectedError, RestrictedError
-from django.http import Http404
+from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
 from plugins import errors
 from serving_app.core.access import CHALLENGE
+from serving_app.core.request_record import current
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,15 @@ def problem(status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]
     }
 
 
+def with_request_id(body: dict[str, Any]) -> dict[str, Any]:
+    """Add the id of the request under way to the problem that answers it, and log its code."""
+    record = current()
+    if record is not None:
+        body["request_id"] = record.id
+        record.code = body["code"]
+    return body
+
+
 def problem_of(error: errors.RecserveError) -> dict[str, Any]:
     """Return the problem details of one of recserve's own errors."""
     extra: dict[str, Any] = {}
@@ -82,11 +93,19 @@ def _retry_after(error: errors.RecserveError) -> int | None:
     return None
 
 
+def django_error(request: HttpRequest, status: int, code: str, detail: str) -> HttpResponse | None:
+    """Return the problem details of an error outside of any view; None: not of the API."""
+    if not request.path.startswith(("/api/", "/metrics")):
+        return None
+    body = msgspec.json.encode(with_request_id(problem(status, code, detail)))
+    return HttpResponse(body, status=status, content_type=CONTENT_TYPE)
+
+
 def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
     """Return the problem details response of any exception that leaves a view."""
     set_rollback()
     headers: dict[str, str] = {}
-    body = _body(error, headers)
+    body = with_request_id(_body(error, headers))
     if body["status"] == 500:
         logger.error("Unexpected error in %s", context["view"], exc_info=error)
     response = Response(body, status=body["status"], headers=headers)

@@ -137,20 +137,6 @@ class InvalidatedSerializer(serializers.Serializer[Any]):
     bound_seconds = BoundSerializer()
 
 
-class ProblemSerializer(serializers.Serializer[Any]):
-    """RFC 9457 problem details."""
-
-    type = serializers.CharField()
-    title = serializers.CharField()
-    status = serializers.IntegerField()
-    detail = serializers.CharField()
-    code = serializers.CharField()
-    errors = serializers.ListField(  # type: ignore[assignment]  # a field, not the base's
-        child=serializers.DictField(), required=False
-    )
-    retry_after = serializers.IntegerField(required=False)
-
-
 class ActivationSerializer(serializers.ModelSerializer[Activation]):
     """What one process made of one version that should be live."""
 

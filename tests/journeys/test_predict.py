@@ -178,6 +178,7 @@ def test_oversized_bodies_are_refused_at_the_door(server, client):
     )
     assert declared.status_code == 413
     assert declared.json()["code"] == "body-too-large"
+    assert declared.json()["request_id"] == declared.headers["X-Request-ID"]
 
     def undeclared():
         for _ in range(20):
@@ -188,3 +189,22 @@ def test_oversized_bodies_are_refused_at_the_door(server, client):
             "predict", content=undeclared(), headers={"Content-Type": "application/json"}
         )
     assert chunked.status_code == 413
+    assert chunked.json()["request_id"] == chunked.headers["X-Request-ID"]
+
+
+@pytest.mark.contract("A5")
+def test_ids_go_in_and_out_and_into_the_log(server, client, users):
+    def ask(n):
+        return client.post(
+            "predict", json={"user_id": users[n]}, headers={"X-Request-ID": f"journey-{n}"}
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(len(users))))
+    for n, answer in enumerate(answers):
+        assert answer.headers.get_list("X-Request-ID") == [f"journey-{n}"]
+    log = server.log.read_text("utf-8")
+    for n in range(len(users)):
+        (line,) = [line for line in log.splitlines() if f"request_id=journey-{n} " in line]
+        assert "POST /api/v1/predict 200" in line
+        assert "model=default" in line
