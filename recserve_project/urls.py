@@ -8,11 +8,13 @@ from django.urls import include, path
 from django.views import defaults
 from django.views.generic import RedirectView
 
+from serving_app.api.metrics_view import MetricsView
 from serving_app.api.problems import django_error
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
     path("admin/", admin.site.urls),
+    path("metrics", MetricsView.as_view(), name="metrics"),
     path("api/v1/", include("serving_app.api.urls")),
 ]
 

@@ -13,7 +13,10 @@ from django.utils.translation import gettext_lazy as _
 
 from plugins import InvalidOptions, UnknownPlugin
 from plugins.apps import get_registry
-from serving_app import access_models  # noqa: F401  (Django looks for every model here)
+from serving_app import (  # noqa: F401  (Django looks for every model here)
+    access_models,
+    metric_models,
+)
 from serving_app.core.live_models import PRODUCTION
 from serving_app.core.probe import signature_from_json
 from serving_app.core.version_record import VersionRecord

@@ -11,13 +11,16 @@ import time
 from django.conf import settings
 
 from plugins import UserId
+from serving_app.core.http_counts import HttpCounts
 from serving_app.core.request_record import RequestRecord
 from serving_app.log_conf import log_settings
 
-__all__ = ["finished", "user_hash"]
+__all__ = ["HTTP", "finished", "user_hash"]
 
 logger = logging.getLogger("recserve.access")
 
+HTTP = HttpCounts()
+"""The requests of this process."""
 _QUIET = ("/api/v1/health", "/metrics", "/static/")
 """Paths that something asks every few seconds: their successes are not worth a line."""
 
@@ -43,6 +46,8 @@ def finished(record: RequestRecord) -> None:
     Args:
         record: The request; ``status`` 0 says that no answer began.
     """
+    seconds = time.perf_counter() - record.started
+    HTTP.count(record.method, record.route, record.status, seconds)
     if not logger.isEnabledFor(logging.INFO):
         return
     if 0 < record.status < 400:

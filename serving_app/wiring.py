@@ -30,10 +30,14 @@ from serving_app.core.ranking import Ranking
 from serving_app.core.recent_rows import RecentRows, warm
 from serving_app.core.recommender import Recommender
 from serving_app.core.shadow import Shadows
+from serving_app.core.statistics import Statistics
 from serving_app.core.version_record import VersionRecord
 from serving_app.host.client import HostClient
+from serving_app.metric_families import collected
+from serving_app.metrics import Teller
 from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
+from serving_app.request_log import HTTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ logger = logging.getLogger(__name__)
 _lock = threading.Lock()
 _serving: Serving | None = None
 _started = False
+_teller = Teller()
 
 
 def get_serving() -> Serving:
@@ -151,7 +156,7 @@ def _open_news() -> EpochFile | None:
 
 def stop() -> None:
     """Finish the requests under way, free the models, and forget this process's objects."""
-    global _serving, _started  # noqa: PLW0603  (one set of objects per process)
+    global _serving, _started, _teller  # noqa: PLW0603  (one set of objects per process)
     with _lock:
         if _serving is not None:
             _serving.shadows.close()
@@ -167,6 +172,7 @@ def stop() -> None:
         rates.reset()
         _serving = None
         _started = False
+        _teller = Teller()
 
 
 def _look_around(trainer: Trainer | None) -> Callable[[], None]:
@@ -189,12 +195,6 @@ def _activated(model_name: str, version: int) -> None:
     get_registry().announce_model_activated(model_name, version)
 
 
-def _tell(live: LiveModels, recommender: Recommender, shadows: Shadows) -> None:
-    """Let other processes know what this one counted, and judge roll-outs by what all did."""
-    process_statistics.tell(process_name(), process_statistics.own(live, recommender, shadows))
-    rollout.evaluate()
-
-
 def _is_registered(label: str) -> bool:
     """Return whether there is such a model, or alias or version of a model."""
     name, _, alias = label.partition("@")
@@ -203,6 +203,29 @@ def _is_registered(label: str) -> bool:
     if alias.isdecimal():
         return ModelVersion.objects.filter(model__name=name, number=int(alias)).exists()
     return Alias.objects.filter(model__name=name, name=alias).exists()
+
+
+def tell_metrics() -> None:
+    """Tell the metrics of this process, up to now."""
+    serving = get_serving()
+    _tell_metrics(process_statistics.own(serving.live, serving.recommender, serving.shadows))
+
+
+def _tell_metrics(own: Statistics) -> None:
+    _teller.tell(collected(own, process_statistics.own_cache(), HTTP))
+
+
+def _tell(live: LiveModels, recommender: Recommender, shadows: Shadows) -> None:
+    """Let other processes know what this one counted, and judge roll-outs by what all did."""
+    own = process_statistics.own(live, recommender, shadows)
+    process_statistics.tell(process_name(), own)
+    _tell_metrics(own)
+    rollout.evaluate()
+
+
+def _sign_off() -> None:
+    process_statistics.forget(process_name())
+    _teller.leave()
 
 
 def _build() -> Serving:
@@ -257,7 +280,7 @@ def _build() -> Serving:
         live,
         look_around=_look_around(Trainer() if cache.train_dictionaries else None),
         tell=functools.partial(_tell, live, recommender, shadows),
-        sign_off=lambda: process_statistics.forget(process_name()),
+        sign_off=_sign_off,
         open_version=opened,
         activated=_activated,
         interval=serving.reconcile_seconds,

@@ -1,0 +1,192 @@
+"""Every metric that recserve exports, and how a process's statistics become its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from serving_app.core.batcher import BatcherStats
+from serving_app.core.http_counts import HttpCounts
+from serving_app.core.metrics import LATENCY_BOUNDS, Buckets, Family, Samples, latencies
+from serving_app.core.statistics import Statistics
+
+__all__ = ["FAMILIES", "collected"]
+
+_VERSION = ("model", "version")
+_LEVEL_COUNTS = {
+    "hits": "Look-ups that a level answered.",
+    "misses": "Look-ups that it did not.",
+    "insertions": "Values stored.",
+    "evictions": "Values that made room for others.",
+    "expirations": "Expired values found and dropped.",
+    "promotions": "Values copied up from the level below.",
+    "errors": "Calls that the level did not answer.",
+}
+
+_ALL = (
+    Family("recserve_processes", "gauge", "Serving processes that are alive."),
+    Family(
+        "recserve_requests_total",
+        "counter",
+        "Recommendations by source: model, a level of the cache, or fallback.",
+        ("model", "source"),
+    ),
+    Family(
+        "recserve_request_errors_total",
+        "counter",
+        "Requests for a recommendation that were refused or failed, by error.",
+        ("model", "error"),
+    ),
+    Family(
+        "recserve_stale_answers_total", "counter", "Recommendations that were stale.", ("model",)
+    ),
+    Family(
+        "recserve_degraded_answers_total",
+        "counter",
+        "Recommendations that stood in for a model that could not answer.",
+        ("model",),
+    ),
+    Family(
+        "recserve_request_duration_seconds",
+        "histogram",
+        "From a request for a recommendation to its answer.",
+        ("model",),
+    ),
+    Family("recserve_batches_total", "counter", "Batches run.", _VERSION),
+    Family("recserve_batch_failures_total", "counter", "Batches that failed.", _VERSION),
+    Family("recserve_queue_rejections_total", "counter", "Refused: the queue was full.", _VERSION),
+    Family("recserve_batch_size", "histogram", "Rows in a batch.", _VERSION),
+    Family("recserve_queue_duration_seconds", "histogram", "Waiting for a batch.", _VERSION),
+    Family("recserve_model_duration_seconds", "histogram", "Running a batch.", _VERSION),
+    Family("recserve_queue_length", "gauge", "Rows that wait now.", _VERSION),
+    Family("recserve_running_batches", "gauge", "Batches that run now.", _VERSION),
+    Family("recserve_live_processes", "gauge", "Processes where it is live.", _VERSION),
+    *(
+        Family(f"recserve_cache_{name}_total", "counter", help_, ("level",))
+        for name, help_ in _LEVEL_COUNTS.items()
+    ),
+    Family(
+        "recserve_cache_entries", "gauge", "Entries of a level that is shared.", ("level",), "max"
+    ),
+    Family("recserve_cache_l1_entries", "gauge", "Entries of L1, in all processes."),
+    Family(
+        "recserve_cache_level_up",
+        "gauge",
+        "1 while every process reaches the level, else 0.",
+        ("level",),
+        "min",
+    ),
+    Family(
+        "recserve_http_requests_total",
+        "counter",
+        "HTTP requests; status 0: no answer began.",
+        ("method", "route", "status"),
+    ),
+    Family(
+        "recserve_http_request_duration_seconds",
+        "histogram",
+        "HTTP requests, from their head to the end of the answer.",
+        ("method", "route"),
+    ),
+    Family("nv_inference_request_success", "counter", "Rows that the model answered.", _VERSION),
+    Family(
+        "nv_inference_request_failure",
+        "counter",
+        "Rows refused (REJECTED), and batches that failed (BACKEND).",
+        (*_VERSION, "reason"),
+    ),
+    Family("nv_inference_count", "counter", "Rows run.", _VERSION),
+    Family("nv_inference_exec_count", "counter", "Batches run.", _VERSION),
+    Family(
+        "nv_inference_request_duration_us",
+        "counter",
+        "Queue and model time of all rows; each row of a batch has the mean model time.",
+        _VERSION,
+    ),
+    Family("nv_inference_queue_duration_us", "counter", "Queue time of all rows.", _VERSION),
+    Family(
+        "nv_inference_compute_infer_duration_us",
+        "counter",
+        "Model time of all rows; each row of a batch has the mean.",
+        _VERSION,
+    ),
+    Family("nv_inference_pending_request_count", "gauge", "Rows that wait now.", _VERSION),
+)
+_SIZES = tuple(float(2**n) for n in range(11))
+FAMILIES: Mapping[str, Family] = {
+    family.name: replace(
+        family, bounds=_SIZES if family.name == "recserve_batch_size" else LATENCY_BOUNDS
+    )
+    if family.kind == "histogram"
+    else family
+    for family in _ALL
+}
+"""By name. The ``nv_`` names are those of the Triton Inference Server, for its dashboards."""
+
+
+def collected(
+    statistics: Statistics, levels: Mapping[str, Mapping[str, Any]], http: HttpCounts
+) -> Samples:
+    """Return the samples of this process."""
+    samples: Samples = {name: {} for name in FAMILIES}
+    samples["recserve_processes"][()] = 1.0
+    for model, stats in statistics.models.items():
+        for source, n in stats.by_source.items():
+            samples["recserve_requests_total"][model, source] = n
+        for error, n in stats.errors.items():
+            samples["recserve_request_errors_total"][model, error] = n
+        samples["recserve_stale_answers_total"][(model,)] = stats.stale
+        samples["recserve_degraded_answers_total"][(model,)] = stats.degraded
+        samples["recserve_request_duration_seconds"][(model,)] = latencies(stats.seconds)
+    for model, numbers in statistics.versions.items():
+        for number, version in numbers.items():
+            labels = (model, str(number))
+            samples["recserve_live_processes"][labels] = version.processes
+            _of_version(samples, labels, version.batching)
+    for level, counts in levels.items():
+        _of_level(samples, level, counts)
+    for key, n in http.counts().items():
+        samples["recserve_http_requests_total"][key] = n
+    for route, seconds in http.seconds().items():
+        samples["recserve_http_request_duration_seconds"][route] = latencies(seconds)
+    return samples
+
+
+def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) -> None:
+    rows = stats.queue_seconds.count
+    queue, model = stats.queue_seconds.total, stats.model_seconds.total
+    per_row = model * rows / stats.model_seconds.count if stats.model_seconds.count else 0.0
+    sizes = {float(size): n for size, n in stats.batch_sizes.items()}
+    values: dict[str, float | Buckets] = {
+        "recserve_batches_total": stats.batches,
+        "recserve_batch_failures_total": stats.failed_batches,
+        "recserve_queue_rejections_total": stats.rejected,
+        "recserve_batch_size": Buckets(sizes, float(rows)),
+        "recserve_queue_duration_seconds": latencies(stats.queue_seconds),
+        "recserve_model_duration_seconds": latencies(stats.model_seconds),
+        "recserve_queue_length": stats.queued,
+        "recserve_running_batches": stats.running,
+        "nv_inference_request_success": max(0, rows - stats.failed_batches),
+        "nv_inference_count": rows,
+        "nv_inference_exec_count": stats.batches,
+        "nv_inference_request_duration_us": (queue + per_row) * 1e6,
+        "nv_inference_queue_duration_us": queue * 1e6,
+        "nv_inference_compute_infer_duration_us": per_row * 1e6,
+        "nv_inference_pending_request_count": stats.queued,
+    }
+    for name, value in values.items():
+        samples[name][labels] = value
+    failures = samples["nv_inference_request_failure"]
+    failures[*labels, "REJECTED"] = stats.rejected
+    failures[*labels, "BACKEND"] = stats.failed_batches
+
+
+def _of_level(samples: Samples, level: str, counts: Mapping[str, Any]) -> None:
+    for name in _LEVEL_COUNTS:
+        samples[f"recserve_cache_{name}_total"][(level,)] = counts.get(name, 0)
+    samples["recserve_cache_level_up"][(level,)] = 0.0 if counts.get("away") else 1.0
+    if level == "l1":
+        samples["recserve_cache_l1_entries"][()] = counts.get("entries", 0)
+    else:
+        samples["recserve_cache_entries"][(level,)] = counts.get("entries", 0)
