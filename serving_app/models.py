@@ -16,6 +16,7 @@ from plugins.apps import get_registry
 from serving_app import (  # noqa: F401  (Django looks for every model here)
     access_models,
     metric_models,
+    payload_models,
 )
 from serving_app.core.live_models import PRODUCTION
 from serving_app.core.probe import signature_from_json

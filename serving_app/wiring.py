@@ -20,7 +20,7 @@ from cache_app.epoch_file import EpochFile
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError
 from plugins.apps import get_registry
-from serving_app import access, process_statistics, rates, rollout
+from serving_app import access, payload_log, process_statistics, rates, rollout
 from serving_app.conf import serving_settings
 from serving_app.core.engine import OpenEngine, open_engine
 from serving_app.core.features import Row
@@ -182,6 +182,7 @@ def _look_around(trainer: Trainer | None) -> Callable[[], None]:
     def look_around() -> None:
         generations.refresh()
         access.refresh()
+        payload_log.flush()
         refresh_dictionaries()
         if trainer is not None:
             trainer.consider()
@@ -226,6 +227,7 @@ def _tell(live: LiveModels, recommender: Recommender, shadows: Shadows) -> None:
 def _sign_off() -> None:
     process_statistics.forget(process_name())
     _teller.leave()
+    payload_log.flush()
 
 
 def _build() -> Serving:

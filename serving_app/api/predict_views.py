@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from plugins import BadRequest, InvalidInput, Recommendation, RecommendationRequest, RecserveError
-from serving_app import rates, wiring
+from serving_app import payload_log, rates, wiring
 from serving_app.api import serializers
 from serving_app.api.authentication import access_of
 from serving_app.api.json import LenientJSONParser
@@ -60,6 +60,7 @@ class PredictView(APIView):
         recommendation = wiring.get_recommender().recommend(question)
         if record is not None:
             record.version, record.source = recommendation.model_version, recommendation.source
+        payload_log.consider(question, recommendation, time.perf_counter() - started)
         return Response(_answer(recommendation, started, titles=titles))
 
 
@@ -95,10 +96,13 @@ class PredictBatchView(APIView):
                 questions.append(question)
                 titled.append(titles)
                 slots.append(None)
+        asked = iter(questions)
         results = zip(wiring.get_recommender().recommend_many(questions), titled, strict=True)
         for i, slot in enumerate(slots):
             if slot is None:
-                result, titles = next(results)
+                (result, titles), question = next(results), next(asked)
+                if not isinstance(result, RecserveError):
+                    payload_log.consider(question, result, time.perf_counter() - started)
                 slots[i] = (
                     problem_of(result)
                     if isinstance(result, RecserveError)
