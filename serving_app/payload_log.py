@@ -94,11 +94,7 @@ class PayloadLog:
                 try:
                     with transaction.atomic():
                         LoggedRequest.objects.bulk_create(batch, batch_size=500)
-                except (
-                    DatabaseError,
-                    TypeError,
-                    ValueError,
-                ) as error:  # text that no column can hold, too
+                except (DatabaseError, TypeError, ValueError) as error:
                     self.dropped += len(batch)
                     logger.warning("%d requests could not be logged: %s", len(batch), error)
             if self._clock() - self._pruned >= _PRUNE_SECONDS:

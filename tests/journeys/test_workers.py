@@ -3,7 +3,9 @@
 import time
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from tests import servers
 from tests.journeys.conftest import free_port, manage, start, stop
 
 pytestmark = pytest.mark.xdist_group("journey")
@@ -81,3 +83,28 @@ def test_statistics_are_summed_over_the_workers(two_workers):
             assert time.monotonic() < deadline, told
             time.sleep(0.1)
         assert len(told[1]) >= 2
+
+
+@pytest.mark.contract("A7")
+def test_metrics_cover_all_workers_and_never_fall(two_workers):
+    def asked(client):
+        """Return how many recommendations all processes counted, as one scrape says."""
+        answer = client.get(f"{two_workers.url}/metrics", headers={"Connection": "close"})
+        assert answer.status_code == 200
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+            if sample.name == "recserve_requests_total"
+        )
+
+    with two_workers.client() as client:
+        begun = asked(client)
+        seen = [begun]
+        for n in range(60):
+            question = {"user_id": f"counted-{n}"}
+            client.post("predict", json=question, headers={"Connection": "close"})
+            seen.append(asked(client))
+        assert seen == sorted(seen), "a counter fell"
+        # What the worker that does not answer counted is told within two seconds.
+        servers.wait_for(lambda: asked(client) >= begun + 60, what="every request is counted")
