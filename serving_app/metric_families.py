@@ -11,7 +11,7 @@ from serving_app.core.http_counts import HttpCounts
 from serving_app.core.metrics import LATENCY_BOUNDS, Buckets, Family, Samples, latencies
 from serving_app.core.statistics import Statistics
 
-__all__ = ["FAMILIES", "collected"]
+__all__ = ["FAMILIES", "collected", "of_engines_elsewhere"]
 
 _VERSION = ("model", "version")
 _LEVEL_COUNTS = {
@@ -126,9 +126,13 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def collected(
-    statistics: Statistics, levels: Mapping[str, Mapping[str, Any]], http: HttpCounts
+    statistics: Statistics,
+    levels: Mapping[str, Mapping[str, Any]],
+    http: HttpCounts,
+    *,
+    process: str,
 ) -> Samples:
-    """Return the samples of this process."""
+    """Return the samples of one process, those of engines in other processes left out."""
     samples: Samples = {name: {} for name in FAMILIES}
     samples["recserve_processes"][()] = 1.0
     for model, stats in statistics.models.items():
@@ -143,7 +147,9 @@ def collected(
         for number, version in numbers.items():
             labels = (model, str(number))
             samples["recserve_live_processes"][labels] = version.processes
-            _of_version(samples, labels, version.batching)
+            own = [each for name, each in version.engines.items() if _is_in(process, name)]
+            if own:
+                _of_version(samples, labels, BatcherStats.merged(own))
     for level, counts in levels.items():
         _of_level(samples, level, counts)
     for key, n in http.counts().items():
@@ -151,6 +157,22 @@ def collected(
     for route, seconds in http.seconds().items():
         samples["recserve_http_request_duration_seconds"][route] = latencies(seconds)
     return samples
+
+
+def of_engines_elsewhere(statistics: Statistics, *, process: str) -> dict[str, Samples]:
+    """Return, by its name, the samples of each engine that a process uses in another one."""
+    engines: dict[str, Samples] = {}
+    for model, numbers in statistics.versions.items():
+        for number, version in numbers.items():
+            for name, stats in version.engines.items():
+                if name and not _is_in(process, name):
+                    samples = engines[name] = {family: {} for family in FAMILIES}
+                    _of_version(samples, (model, str(number)), stats)
+    return engines
+
+
+def _is_in(process: str, engine: str) -> bool:
+    return engine.startswith(f"{process}/")
 
 
 def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) -> None:

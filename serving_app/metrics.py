@@ -68,6 +68,22 @@ class Teller:
         if ProcessMetrics.objects.filter(seen__lt=old).exclude(process=_ALL_GONE).exists():
             _fold(ProcessMetrics.objects.filter(seen__lt=old))
 
+    def tell_engine(self, name: str, samples: Samples) -> None:
+        """Let the others know what an engine counted that several processes use.
+
+        It is told under its own name, so that it counts once. Whoever asked it later knows more.
+        """
+        with transaction.atomic():
+            row, is_new = ProcessMetrics.objects.get_or_create(
+                process=name, defaults={"seen": timezone.now(), "samples": to_json(samples)}
+            )
+            if not is_new:
+                row = ProcessMetrics.objects.select_for_update().get(pk=row.pk)
+                if _batches(from_json(row.samples)) <= _batches(samples):
+                    row.samples = to_json(samples)
+                row.seen = timezone.now()
+                row.save(update_fields=["samples", "seen"])
+
     def leave(self) -> None:
         """Leave what this process counted to the others: it is ending."""
         with self._lock:
@@ -78,6 +94,12 @@ class Teller:
 
 
 _ALL_GONE = ""
+
+
+def _batches(samples: Samples) -> float:
+    """Return how many batches an engine had run when it was asked."""
+    values = samples.get("recserve_batches_total", {}).values()
+    return sum(value for value in values if not isinstance(value, Buckets))
 
 
 def _fold(rows: ProcessMetrics.Rows) -> None:

@@ -33,7 +33,7 @@ from serving_app.core.shadow import Shadows
 from serving_app.core.statistics import Statistics
 from serving_app.core.version_record import VersionRecord
 from serving_app.host.client import HostClient
-from serving_app.metric_families import collected
+from serving_app.metric_families import collected, of_engines_elsewhere
 from serving_app.metrics import Teller
 from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
@@ -213,7 +213,10 @@ def tell_metrics() -> None:
 
 
 def _tell_metrics(own: Statistics) -> None:
-    _teller.tell(collected(own, process_statistics.own_cache(), HTTP))
+    process = process_name()
+    for name, samples in of_engines_elsewhere(own, process=process).items():
+        _teller.tell_engine(name, samples)
+    _teller.tell(collected(own, process_statistics.own_cache(), HTTP, process=process))
 
 
 def _tell(live: LiveModels, recommender: Recommender, shadows: Shadows) -> None:

@@ -95,7 +95,9 @@ def _statuses(path: str, method: str, operation: Mapping[str, Any]) -> list[int]
         statuses |= {401, 429}
     if "requestBody" in operation:
         statuses |= {413, 415, 422}
-    if "{" in path or "page" in {each["name"] for each in operation.get("parameters", ())}:
+    if "{" in path or {"page", "model"} & {n["name"] for n in operation.get("parameters", ())}:
+        statuses |= {404, 422}
+    if path.startswith("/api/v1/cache/"):
         statuses |= {404, 422}
     if method in {"post", "delete", "patch"}:
         statuses |= {409, 415, 422}

@@ -10,8 +10,11 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving_app import access, metrics, wiring
+from serving_app.core.batcher import Batcher
+from serving_app.core.http_counts import HttpCounts
 from serving_app.core.metrics import Buckets
-from serving_app.metric_families import FAMILIES
+from serving_app.core.statistics import Statistics, VersionStats
+from serving_app.metric_families import FAMILIES, collected, of_engines_elsewhere
 from serving_app.metric_models import ProcessMetrics
 from tests.journeys.conftest import ROOT
 
@@ -33,6 +36,29 @@ def scrape(client):
     assert answer.status_code == 200
     assert answer["Content-Type"].startswith("text/plain")
     return parsed(answer.content.decode())
+
+
+def test_an_engine_that_processes_share_counts_once():
+    def statistics(works):
+        batcher = Batcher(lambda batch: batch, name="m@1")
+        for n in range(works):
+            batcher.submit(n).result(10)
+        batcher.close()
+        return Statistics(
+            versions={"m": {1: VersionStats("f", 1, {"host:9/1": batcher.stats()})}},
+        )
+
+    older, newer = statistics(2), statistics(5)
+    for process, own in [("host:1", older), ("host:2", newer), ("host:1", older)]:
+        teller = metrics.Teller()
+        for name, samples in of_engines_elsewhere(own, process=process).items():
+            teller.tell_engine(name, samples)
+        teller.tell(collected(own, {}, HttpCounts(), process=process))
+    found = parsed(metrics.render(metrics.of_all()).decode())
+    labels = (("model", "m"), ("version", "1"))
+    assert found["nv_inference_count", *labels] == 5
+    assert found["recserve_batches_total", *labels] == 5
+    assert found["recserve_live_processes", *labels] == 3
 
 
 def test_what_was_asked_is_counted_and_parses(client_as, live_model):

@@ -121,6 +121,7 @@ def test_a_question_that_was_refused_is_refused_out_of_the_cache_where_asked_for
     wiring.get_serving().reconciler.reconcile()
     operator = client_as("operate")
     problems = [ask(operator, features=None) for _ in range(2)]
+    assert len({problem.pop("request_id") for problem in problems}) == 2
     assert [problem.pop("source", None) for problem in problems] == [None, "negative"]
     assert problems[0] == problems[1]
     assert problems[0]["code"] == "invalid-input"

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('auth', '0012_alter_user_first_name_max_length'),
-        ('serving_app', '0002_process_statistics'),
+        ('serving_app', '0006_version_inputs_and_outputs'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('serving_app', '0004_metrics'),
+        ('serving_app', '0008_metrics'),
     ]
 
     operations = [

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('serving_app', '0003_access'),
+        ('serving_app', '0007_access'),
     ]
 
     operations = [
