@@ -1,215 +1,354 @@
 """Dynamic batching: whatever queued while the last batch ran is the next batch.
 
 The greedy, work-conserving rule: a request never waits for others to join it. It saturates as a
-window of 50 ms does, at a small part of its latency, and needs no knob.
+window of 50 ms does, at a small part of its latency, and needs no knob. What is decided, and how,
+is `BatchScheduler`'s; here are the threads.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-from plugins import InferenceError, ModelNotReady, QueueFull
-from serving_app.core.latency import LatencyCounts, LatencyHistogram
+from plugins import InferenceError, Priority, Unavailable
+from serving_app.core.admission import Admission
+from serving_app.core.batch_scheduler import BatchScheduler
+from serving_app.core.batcher_stats import BatcherStats, PoolStats
+from serving_app.core.work_queue import Batch, Work
 
-Work = TypeVar("Work")
+__all__ = ["Batcher", "BatcherStats", "Instances"]
+
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+logger = logging.getLogger(__name__)
+
+_TEND_SECONDS = 1.0
+"""How often stuck batches, expired works and idle instances are looked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatcherStats:
-    """Counts since the batcher started."""
-
-    submitted: int
-    rejected: int
-    batches: int
-    failed_batches: int
-    queued: int
-    running: int
-    batch_sizes: dict[int, int]
-    """Batches by size, rounded up to a power of two."""
-    queue_seconds: LatencyCounts
-    model_seconds: LatencyCounts
-
-    @classmethod
-    def merged(cls, parts: Sequence[BatcherStats]) -> BatcherStats:
-        """Return the counts of several batchers as one's."""
-        sizes: Counter[int] = Counter()
-        for part in parts:
-            sizes.update(part.batch_sizes)
-        return cls(
-            submitted=sum(part.submitted for part in parts),
-            rejected=sum(part.rejected for part in parts),
-            batches=sum(part.batches for part in parts),
-            failed_batches=sum(part.failed_batches for part in parts),
-            queued=sum(part.queued for part in parts),
-            running=sum(part.running for part in parts),
-            batch_sizes=dict(sorted(sizes.items())),
-            queue_seconds=LatencyCounts.merged(part.queue_seconds for part in parts),
-            model_seconds=LatencyCounts.merged(part.model_seconds for part in parts),
-        )
-
-
-@dataclass(slots=True)
-class _Item(Generic[Work, Result]):
-    work: Work
-    queued_at: float
-    future: Future[Result] = field(default_factory=Future)
-
-
-class Batcher(Generic[Work, Result]):
-    """Collects work into batches and runs them on threads of its own.
+class Instances:
+    """How many batches may run at once: a fixed number. `serving_app.core.engine` has a pool's.
 
     Args:
-        run: Takes a batch, returns one result per work in its order; an exception instance as a
-            result fails that work alone. Called by as many threads at once as there are threads.
+        count: The number.
+    """
+
+    limit: float | None = None
+    """Seconds after which a batch is given up; None: never."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.most = count
+        """The most that there will ever be."""
+
+    def now(self) -> int:
+        """Return how many there are. Called often, under a lock."""
+        return self.most
+
+    def queued(self, seconds: float) -> None:
+        """Hear how long a batch's oldest work was queued."""
+
+    def tend(self) -> None:
+        """Free what is idle. Called about once a second, on a thread of its own."""
+
+    def abandon(self, thread: int) -> None:
+        """Hear that a batch was given up, and the thread that is stuck in it."""
+
+    def stats(self) -> PoolStats:
+        """Return what was counted."""
+        return PoolStats(instances=self.most, least=self.most, most=self.most)
+
+
+class Batcher(Generic[Part, Result]):
+    """Collects works into batches and runs them on threads of its own.
+
+    Args:
+        run: Takes a batch, returns one result per part in its order; an exception instance as a
+            result fails that part alone. Called by as many threads at once as there are instances.
         name: Appears in thread names and messages.
-        max_batch: The most works in one batch.
-        max_queue: The most works waiting; beyond it `submit` refuses.
-        threads: How many batches may run at once: the instances of the model.
+        max_batch: The most that the parts of a batch count together.
+        max_queue: The most works that a new one may find waiting; beyond it `submit` refuses.
+        max_wait: Seconds that a batch which is not full waits for more; 0: it never does.
+        instances: How many batches may run at once.
+        admission: Says who can be answered in time; None: one of its own, with the defaults.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Work]], Sequence[Result | Exception]],
+        run: Callable[[Sequence[Part]], Sequence[Result | Exception]],
         *,
         name: str,
         max_batch: int = 64,
         max_queue: int = 1024,
-        threads: int = 1,
+        max_wait: float = 0.0,
+        instances: Instances | None = None,
+        admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._name = name
-        self._max_batch = max_batch
-        self._max_queue = max_queue
         self._clock = clock
-        self._queue: deque[_Item[Work, Result]] = deque()
-        self._wake = threading.Condition()
-        self._closed = False
-        self._submitted = self._rejected = self._batches = self._failed_batches = self._running = 0
-        self._sizes: Counter[int] = Counter()
-        self._queue_seconds = LatencyHistogram()
-        self._model_seconds = LatencyHistogram()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"batcher-{name}-{i}", daemon=True)
-            for i in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._instances = instances or Instances()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._ended = threading.Condition(self._lock)
+        self._idle = 0
+        self._threads: dict[int, threading.Thread] = {}
+        """By identifier; without those that were given up."""
+        self._in: dict[Batch, int] = {}
+        """The thread of each batch."""
+        self._scheduler = BatchScheduler(
+            name,
+            lock=self._lock,
+            cancel=self._cancel,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_wait=max_wait,
+            instances=self._instances.now,
+            admission=admission or Admission(max_batch=max_batch),
+        )
+        self._started = 0
+        with self._lock:
+            for _ in range(self._instances.most):
+                self._start_thread()
+        self._tender = threading.Thread(target=self._tend, name=f"tender-{name}", daemon=True)
+        self._tender.start()
 
-    def submit(self, work: Work) -> Future[Result]:
-        """Queue work and return the future of its result.
+    def submit(
+        self,
+        part: Part,
+        *,
+        size: int = 1,
+        seconds: float = 10.0,
+        priority: Priority = Priority.LIVE,
+        key: Hashable | None = None,
+    ) -> Future[Result]:
+        """Queue one work, and return the future of its result.
 
-        The future fails with `InferenceError` if the model fails. Cancelling it before its batch
-        starts takes the work out.
+        The future fails with `InferenceError` if the model fails, and with `DeadlineExceeded` if
+        its seconds go by in the queue. Cancelling it before its batch starts takes the work out.
+
+        Args:
+            part: What is run.
+            size: What it counts of a batch.
+            seconds: How long its result is of use, from now on.
+            priority: What goes first when not everything can.
+            key: Recognises a caller who was refused, and comes back when told to.
 
         Raises:
-            QueueFull: ``max_queue`` works wait already.
+            QueueFull: Too many works wait, or they leave too little time for this one.
             ModelNotReady: The batcher is closed.
         """
-        item: _Item[Work, Result] = _Item(work, self._clock())
-        with self._wake:
-            if self._closed:
-                raise ModelNotReady(f"{self._name} is shutting down.")
-            if len(self._queue) >= self._max_queue:
-                self._rejected += 1
-                raise QueueFull(
-                    f"{self._max_queue} requests wait for {self._name} already.",
-                    retry_after=self._seconds_to_drain(),
-                )
-            self._queue.append(item)
-            self._submitted += 1
-            self._wake.notify()
-        return item.future
+        sizes = None if size == 1 else (size,)
+        return self._submit((part,), sizes, seconds, priority, key, single=True)
+
+    def submit_many(
+        self,
+        parts: Sequence[Part],
+        *,
+        sizes: Sequence[int] | None = None,
+        seconds: float = 10.0,
+        priority: Priority = Priority.LIVE,
+        key: Hashable | None = None,
+    ) -> Future[list[Result]]:
+        """Queue one work of several parts, and return the future of the list of their results.
+
+        Its parts may run in several batches, of which it leaves half to others. The first part
+        that fails fails the work. The rest is as with `submit`.
+        """
+        if not parts:
+            raise ValueError("a work has at least one part")
+        return cast(
+            "Future[list[Result]]",
+            self._submit(tuple(parts), sizes, seconds, priority, key, single=False),
+        )
+
+    def _submit(
+        self,
+        parts: Sequence[Part],
+        sizes: Sequence[int] | None,
+        seconds: float,
+        priority: Priority,
+        key: Hashable | None,
+        *,
+        single: bool,
+    ) -> Future[Any]:
+        with self._lock:
+            work = self._scheduler.submit(
+                parts,
+                sizes,
+                now=self._clock(),
+                seconds=seconds,
+                priority=priority,
+                key=key,
+                single=single,
+            )
+            if self._idle and self._scheduler.has_room():
+                self._wake.notify()
+        return work
+
+    def raise_priority(self, future: Future[Any], priority: Priority) -> bool:
+        """Let a queued work go before those of lower priority; return whether that helped.
+
+        Args:
+            future: What `submit` returned.
+            priority: The better priority.
+        """
+        if not isinstance(future, Work):
+            return False
+        with self._lock:
+            return self._scheduler.raise_priority(future, priority)
 
     def close(self) -> None:
         """Refuse new work, finish what is queued, end the threads. Not for a batch's thread."""
-        with self._wake:
-            self._closed = True
+        with self._lock:
+            self._scheduler.closed = True
             self._wake.notify_all()
-        for thread in self._threads:
-            thread.join()
+            self._ended.wait_for(lambda: not self._threads)
+            self._ended.notify_all()  # the tender, that helped against stuck batches until now
+        self._tender.join()
 
     def stats(self) -> BatcherStats:
         """Return what was counted so far."""
-        with self._wake:
-            return BatcherStats(
-                submitted=self._submitted,
-                rejected=self._rejected,
-                batches=self._batches,
-                failed_batches=self._failed_batches,
-                queued=len(self._queue),
-                running=self._running,
-                batch_sizes=dict(sorted(self._sizes.items())),
-                queue_seconds=self._queue_seconds.counts(),
-                model_seconds=self._model_seconds.counts(),
-            )
+        pool = self._instances.stats()
+        with self._lock:
+            return self._scheduler.stats(pool)
 
-    def _seconds_to_drain(self) -> float:
-        batches = len(self._queue) / (self._max_batch * len(self._threads))
-        return max(0.05, batches * self._model_seconds.counts().average)
+    def _cancel(self, work: Work) -> bool:
+        with self._lock:
+            cancelled = self._scheduler.cancel(work)
+        if cancelled:
+            work.announce()
+        return cancelled or work.cancelled()
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
-            started = self._clock()
-            results = self._results([item.work for item in batch])
-            ended = self._clock()
-            self._model_seconds.record(ended - started)
-            with self._wake:
-                self._running -= 1
-            for item, result in zip(batch, results, strict=True):
-                self._queue_seconds.record(started - item.queued_at)
-                if isinstance(result, Exception):
-                    item.future.set_exception(result)
-                else:
-                    item.future.set_result(result)
+    def _start_thread(self) -> None:
+        """Start one more thread. Called with the lock held, which the thread needs first."""
+        self._started += 1
+        thread = threading.Thread(
+            target=self._serve, name=f"batcher-{self._name}-{self._started}", daemon=True
+        )
+        thread.start()
+        self._threads[cast("int", thread.ident)] = thread
 
-    def _next_batch(self) -> list[_Item[Work, Result]]:
-        """Wait for work, and return all that is queued, up to the limit; empty: closed."""
-        batch: list[_Item[Work, Result]] = []
-        with self._wake:
-            while not batch:
-                while not self._queue and not self._closed:
-                    self._wake.wait()
-                if not self._queue:
-                    return []
-                while self._queue and len(batch) < self._max_batch:
-                    item = self._queue.popleft()
-                    if item.future.set_running_or_notify_cancel():
-                        batch.append(item)
-            self._batches += 1
-            self._running += 1
-            self._sizes[next((s for s in _SIZES if len(batch) <= s), len(batch))] += 1
-        return batch
+    def _serve(self) -> None:
+        """Run batches until the batcher is closed, or one of them was given up."""
+        me = threading.get_ident()
+        done: Batch | None = None
+        typical = True
+        while True:
+            expired: list[Work] = []
+            with self._lock:
+                if done is not None:
+                    if done.abandoned:
+                        return  # another thread has taken this one's place
+                    self._in.pop(done)
+                    self._scheduler.leave(done, self._clock(), typical=typical)
+                batch = self._next(expired)
+                if batch is not None:
+                    self._in[batch] = me
+                elif not expired:
+                    self._threads.pop(me, None)
+                    self._ended.notify_all()
+                    return
+            for work in expired:
+                work.announce()
+            done = batch
+            if batch is None:
+                continue
+            self._instances.queued(batch.started - min(work.queued_at for work in batch.works))
+            results, runs = self._results(batch, batch.payloads())
+            typical = runs == 1
+            with self._lock:
+                settled = self._scheduler.finish(batch, results, now=self._clock(), failed=runs > 1)
+            for work in settled:
+                work.announce()
 
-    def _results(self, works: Sequence[Work]) -> Sequence[Result | Exception]:
-        """Return the batch's results; if the batch fails, try each work alone."""
+    def _next(self, expired: list[Work]) -> Batch | None:
+        """Wait for a batch; None: the batcher is closed, or there are expired works to announce."""
+        scheduler = self._scheduler
+        while True:
+            now = self._clock()
+            expired += scheduler.expire(now)
+            ready_in = scheduler.ready_in(now)
+            if ready_in is None:
+                if scheduler.closed:
+                    self._wake.notify_all()
+                    return None
+            elif ready_in <= 0 and scheduler.has_room():
+                batch = scheduler.take(now)
+                if self._idle and scheduler.has_room() and scheduler.ready_in(now) is not None:
+                    self._wake.notify()  # there is more than this batch
+                return batch
+            if expired:
+                return None
+            self._idle += 1
+            try:
+                self._wake.wait(ready_in if ready_in and scheduler.has_room() else None)
+            finally:
+                self._idle -= 1
+
+    def _results(
+        self, batch: Batch, parts: Sequence[Part]
+    ) -> tuple[Sequence[Result | Exception], int]:
+        """Return a batch's results, and in how many runs; halve it until who fails is alone."""
         try:
-            results = self._run(works)
-            if len(results) != len(works):
+            results = self._run(parts)
+            if len(results) != len(parts):
                 raise InferenceError(
-                    f"{self._name} returned {len(results)} results for a batch of {len(works)}."
+                    f"{self._name} returned {len(results)} results for a batch of {len(parts)}."
                 )
         except Exception as error:  # noqa: BLE001  (handed to every waiter)
-            with self._wake:
-                self._failed_batches += 1
-            if len(works) == 1:
-                return [_as_inference_error(self._name, error)]
-            return [result for work in works for result in self._results([work])]
-        return results
+            failure = _as_unavailable(self._name, error)
+            one_row = isinstance(failure, InferenceError)  # other errors are nobody's in particular
+            if len(parts) == 1 or not one_row or batch.abandoned:
+                return [failure] * len(parts), 1
+            half = len(parts) // 2
+            first, runs = self._results(batch, parts[:half])
+            second, more = self._results(batch, parts[half:])
+            return [*first, *second], 1 + runs + more
+        return results, 1
+
+    def _tend(self) -> None:
+        """Look after what no thread of a batch can."""
+        while True:
+            with self._lock:
+                self._ended.wait(_TEND_SECONDS)
+                if self._scheduler.closed and not self._threads:
+                    return
+            self.tend()
+
+    def tend(self) -> None:
+        """Give up stuck batches, fail expired works, free idle instances.
+
+        A thread does it about once a second.
+        """
+        settled: list[Work] = []
+        stuck: list[int] = []
+        with self._lock:
+            now = self._clock()
+            settled += self._scheduler.expire(now)
+            if self._instances.limit is not None:
+                for batch, works in self._scheduler.abandon(now, self._instances.limit):
+                    settled += works
+                    stuck.append(self._in.pop(batch))
+            for thread in stuck:
+                del self._threads[thread]
+                self._start_thread()
+        for work in settled:
+            work.announce()
+        for thread in stuck:
+            logger.error("%s hangs: a batch of it was given up", self._name)
+            self._instances.abandon(thread)
+        self._instances.tend()
 
 
-def _as_inference_error(name: str, error: Exception) -> InferenceError:
-    if isinstance(error, InferenceError):
+def _as_unavailable(name: str, error: Exception) -> Unavailable:
+    if isinstance(error, Unavailable):
         return error
     failure = InferenceError(f"{name} failed: {type(error).__name__}: {error}")
     failure.__cause__ = error

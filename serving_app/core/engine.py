@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from plugins import ArtifactRejected, HostedModel, InferenceError, ModelSpec, Priority, Tensors
 from plugins.registry import PluginRegistry
 from serving_app.core.artifacts import digest, locate
-from serving_app.core.batcher import Batcher, BatcherStats
+from serving_app.core.batcher import Batcher, BatcherStats, Instances
 from serving_app.core.features import Layout, Row
 from serving_app.core.outputs import Ranker, ranker_of, read_item_vectors
 from serving_app.core.ranking import read_catalogue
@@ -42,7 +42,15 @@ class Engine(Protocol[Result]):
     def counted_by(self) -> str:
         """Names the engine that `stats` are of; processes that share one name the same."""
 
-    def submit(self, row: Row, depth: int, *, seconds: float, priority: Priority) -> Future[Result]:
+    def submit(
+        self,
+        row: Row,
+        depth: int,
+        *,
+        seconds: float,
+        priority: Priority,
+        key: str | None = None,
+    ) -> Future[Result]:
         """Queue one row, and return the future of its result, ``depth`` positions deep.
 
         Any thread calls it. Cancelling the future before its batch starts takes the row out.
@@ -52,9 +60,10 @@ class Engine(Protocol[Result]):
             depth: How many positions are wanted; no more than the catalogue has.
             seconds: How long the result is of use to anyone, from now on.
             priority: What goes first when not everything can.
+            key: Recognises a caller who was refused, and comes back when told to.
 
         Raises:
-            QueueFull: Too many rows are queued.
+            QueueFull: Too many rows are queued, or they leave too little time for this one.
             ModelNotReady: The engine is closed, or cannot be reached.
         """
 
@@ -69,6 +78,14 @@ class Engine(Protocol[Result]):
         Raises:
             QueueFull: Too much is queued.
             ModelNotReady: The engine is closed, or cannot be reached.
+        """
+
+    def raise_priority(self, future: Future[Result], priority: Priority) -> None:
+        """Let a queued row go before those of lower priority.
+
+        Args:
+            future: What `submit` returned; nothing happens if its row is not queued any more.
+            priority: The better priority.
         """
 
     def probe(self) -> None:
@@ -131,17 +148,32 @@ class LocalEngine(Generic[Result]):
             name=record.label,
             max_batch=record.max_batch,
             max_queue=record.max_queue,
-            threads=hosted.instances,
+            instances=Instances(hosted.instances),
         )
 
-    def submit(self, row: Row, depth: int, *, seconds: float, priority: Priority) -> Future[Result]:
+    def submit(
+        self,
+        row: Row,
+        depth: int,
+        *,
+        seconds: float,
+        priority: Priority,
+        key: str | None = None,
+    ) -> Future[Result]:
         """Queue one row: see `Engine.submit`."""
-        future = self._batcher.submit(_Ranked(row, min(depth, self._items)))
+        future = self._batcher.submit(
+            _Ranked(row, min(depth, self._items)), seconds=seconds, priority=priority, key=key
+        )
         return cast("Future[Result]", future)
 
     def infer(self, inputs: Tensors, *, seconds: float, priority: Priority) -> Future[Tensors]:
         """Queue tensors: see `Engine.infer`."""
-        return cast("Future[Tensors]", self._batcher.submit(inputs))
+        future = self._batcher.submit(inputs, seconds=seconds, priority=priority)
+        return cast("Future[Tensors]", future)
+
+    def raise_priority(self, future: Future[Result], priority: Priority) -> None:
+        """Let a queued row go earlier: see `Engine.raise_priority`."""
+        self._batcher.raise_priority(future, priority)
 
     def probe(self) -> None:
         """Run one batch through the model: see `Engine.probe`."""

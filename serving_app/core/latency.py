@@ -75,14 +75,19 @@ class LatencyHistogram:
 
     def record(self, seconds: float) -> None:
         """Count one duration."""
-        bucket = bisect.bisect_left(BOUNDS, seconds)
+        self.record_all((seconds,))
+
+    def record_all(self, durations: Iterable[float]) -> None:
+        """Count several durations, in order."""
+        counts, bucket_of = self._counts, bisect.bisect_left
         with self._lock:
-            self._counts[bucket] += 1
-            self._sum += seconds
-            self._count += 1
-            self._average += (seconds - self._average) * (
-                0.05 if self._count > 20 else 1 / self._count
-            )
+            for seconds in durations:
+                counts[bucket_of(BOUNDS, seconds)] += 1
+                self._sum += seconds
+                self._count += 1
+                self._average += (seconds - self._average) * (
+                    0.05 if self._count > 20 else 1 / self._count
+                )
 
     def counts(self) -> LatencyCounts:
         """Return what was counted so far."""

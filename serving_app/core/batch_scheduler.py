@@ -1,0 +1,253 @@
+"""What a batcher decides: whom to accept, what runs next, who is settled. It has no threads.
+
+Every method is called under the batcher's lock, with the time given, and returns the works that
+got an outcome, to be announced once the lock is free.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from plugins import InferenceError, ModelNotReady, Priority, QueueFull
+from serving_app.core.admission import Admission
+from serving_app.core.batcher_stats import BatcherStats, PoolStats
+from serving_app.core.latency import LatencyHistogram
+from serving_app.core.work_queue import Batch, Work, WorkQueue
+
+__all__ = ["BatchScheduler"]
+
+_SIZES = tuple(1 << i for i in range(13))
+_LONGEST = 1e6
+"""Seconds; a deadline beyond is as good as none, and no number to compute with."""
+
+
+class BatchScheduler:
+    """The state of one model's batching.
+
+    Args:
+        name: Appears in messages.
+        lock: The batcher's, for the futures.
+        cancel: What a future calls to be cancelled.
+        max_batch: The most that the parts of a batch count together.
+        max_queue: The most works of its priority and better ones that a new one may find waiting.
+        max_wait: Seconds that a batch which is not full waits for more.
+        instances: Returns how many batches may run at once.
+        admission: Says who can be answered in time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        lock: threading.Lock,
+        cancel: Callable[[Work], bool],
+        max_batch: int,
+        max_queue: int,
+        max_wait: float,
+        instances: Callable[[], int],
+        admission: Admission,
+    ) -> None:
+        self._name = name
+        self._lock = lock
+        self._cancel = cancel
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._instances = instances
+        self._admission = admission
+        self._queue = WorkQueue(name, max_batch=max_batch, max_wait=max_wait)
+        self.running: list[Batch] = []
+        self.closed = False
+        self._submitted = self._batches = self._failed = self._abandoned = 0
+        self._cancelled = self._expired = 0
+        self._rejected: Counter[str] = Counter()
+        self._sizes: Counter[int] = Counter()
+        self._queue_seconds = LatencyHistogram()
+        self._model_seconds = LatencyHistogram()
+        self._total_seconds = LatencyHistogram()
+
+    def submit(
+        self,
+        parts: Sequence[Any],
+        sizes: Sequence[int] | None,
+        *,
+        now: float,
+        seconds: float,
+        priority: Priority,
+        key: Hashable | None,
+        single: bool,
+    ) -> Work:
+        """Queue a work, and return it.
+
+        Raises:
+            QueueFull: It would find too many waiting, or could not be done in time.
+            ModelNotReady: The batcher is closed.
+        """
+        if self.closed:
+            raise ModelNotReady(f"{self._name} is shutting down.")
+        seconds = min(seconds, _LONGEST)
+        work = Work(
+            self._lock,
+            self._cancel,
+            parts,
+            sizes,
+            single=single,
+            priority=priority,
+            deadline=now + seconds,
+            queued_at=now,
+        )
+        self._admit(work, now, seconds, key)
+        self._queue.push(work)
+        self._submitted += 1
+        return work
+
+    def _admit(self, work: Work, now: float, seconds: float, key: Hashable | None) -> None:
+        instances = max(1, self._instances())
+        free_in = self._free_in(now, instances)
+        size = work.size()
+        if self._queue.waiting(work.priority) >= self._max_queue:
+            chain = self._admission.cost.chain(size, self._max_batch)
+            wait = self._admission.come_back(
+                now=now,
+                excess=free_in + (chain or 0.0) / instances,
+                size=size,
+                instances=instances,
+                key=key,
+            )
+            self._rejected["queue_full"] += 1
+            raise QueueFull(
+                f"{self._max_queue} requests wait for {self._name} already.", retry_after=wait
+            )
+        refusal = self._admission.refusal(
+            now=now,
+            seconds=seconds,
+            ahead=self._queue.ahead(work.priority, work.deadline),
+            size=size,
+            free_in=free_in,
+            instances=instances,
+            key=key,
+        )
+        if refusal is not None:
+            self._rejected["deadline"] += 1
+            raise QueueFull(
+                f"{self._name} has too much to do to answer within {seconds:.3g} s.",
+                retry_after=refusal,
+            )
+
+    def _free_in(self, now: float, instances: int) -> float:
+        """Return the seconds until an instance is free, by what its batch is expected to take."""
+        if len(self.running) < instances:
+            return 0.0
+        return min(
+            (batch.ends - now if batch.ends > now else now - batch.ends)
+            if batch.ends is not None
+            else 0.0
+            for batch in self.running
+        )
+
+    def has_room(self) -> bool:
+        """Return whether one more batch may run."""
+        return len(self.running) < max(1, self._instances())
+
+    def ready_in(self, now: float) -> float | None:
+        """Return the seconds until `take` has a batch, 0 for now; None: nothing is queued."""
+        ready = self._queue.ready_at()
+        if ready is None:
+            return None
+        return 0.0 if self.closed else max(0.0, ready - now)
+
+    def expire(self, now: float) -> list[Work]:
+        """Fail the queued works whose deadline has passed."""
+        expired = self._queue.expire(now)
+        self._expired += len(expired)
+        return expired
+
+    def take(self, now: float) -> Batch | None:
+        """Return the batch that runs next, if anything is queued. Call `expire` before."""
+        batch = self._queue.take(now)
+        if batch is None:
+            return None
+        predicted = self._admission.cost.predict(batch.size)
+        batch.ends = None if predicted is None else now + predicted
+        self.running.append(batch)
+        self._batches += 1
+        self._sizes[next((s for s in _SIZES if batch.size <= s), batch.size)] += 1
+        self._queue_seconds.record_all(now - work.queued_at for work in batch.works)
+        return batch
+
+    def finish(
+        self, batch: Batch, results: Sequence[Any], *, now: float, failed: bool = False
+    ) -> list[Work]:
+        """Give a batch's works their results.
+
+        Args:
+            batch: What was taken.
+            results: One for each part; an exception fails its work alone.
+            now: When the model was done.
+            failed: Whether the batch failed as a whole, so that its parts were tried apart.
+        """
+        self._failed += failed
+        if batch.abandoned:
+            return []
+        self._model_seconds.record(now - batch.started)
+        settled = self._queue.finish(batch, results)
+        self._total_seconds.record_all(now - work.queued_at for work in settled)
+        return settled
+
+    def leave(self, batch: Batch, now: float, *, typical: bool = True) -> None:
+        """Let the next batch run: the results of this one have been handed out, too.
+
+        Args:
+            batch: What was taken.
+            now: The instant.
+            typical: Whether it tells how long batches take.
+        """
+        if batch.abandoned:
+            return
+        self.running.remove(batch)
+        if typical:
+            self._admission.cost.observe(batch.size, now - batch.started)
+
+    def cancel(self, work: Work) -> bool:
+        """Take a work out of the queue; return whether it was cancelled."""
+        cancelled = self._queue.cancel(work)
+        self._cancelled += cancelled
+        return cancelled
+
+    def raise_priority(self, work: Work, priority: Priority) -> bool:
+        """Let a queued work go before those of lower priority."""
+        return self._queue.raise_priority(work, priority)
+
+    def abandon(self, now: float, limit: float) -> list[tuple[Batch, list[Work]]]:
+        """Give up the batches that have run longer than the limit; return them and their works."""
+        given_up = []
+        for batch in [each for each in self.running if now - each.started > limit]:
+            error = InferenceError(f"{self._name} did not answer within {limit:g} s.")
+            given_up.append((batch, self._queue.abandon(batch, error)))
+            self.running.remove(batch)
+            self._abandoned += 1
+        return given_up
+
+    def stats(self, pool: PoolStats) -> BatcherStats:
+        """Return what was counted so far."""
+        return BatcherStats(
+            submitted=self._submitted,
+            rejected=self._rejected.total(),
+            batches=self._batches,
+            failed_batches=self._failed,
+            queued=len(self._queue),
+            running=len(self.running),
+            batch_sizes=dict(sorted(self._sizes.items())),
+            queue_seconds=self._queue_seconds.counts(),
+            model_seconds=self._model_seconds.counts(),
+            total_seconds=self._total_seconds.counts(),
+            rejected_by=dict(sorted(self._rejected.items())),
+            expired=self._expired,
+            cancelled=self._cancelled,
+            abandoned_batches=self._abandoned,
+            cost_per_batch=self._admission.cost.b,
+            cost_per_row=self._admission.cost.a,
+            pool=pool,
+        )

@@ -1,0 +1,118 @@
+"""What a batcher counted, as plain values that those of other processes can be added to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from serving_app.core.cost_model import CostModel
+from serving_app.core.latency import LatencyCounts
+
+__all__ = ["BatcherStats", "PoolStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """The instances of a model, in one process or summed over several."""
+
+    instances: int = 0
+    """Copies of the model that are loaded."""
+    busy: int = 0
+    """Those that run a batch."""
+    least: int = 0
+    """How many are kept without any load."""
+    most: int = 0
+    """How many may be loaded under load."""
+    grown: int = 0
+    """Instances loaded because works waited."""
+    shrunk: int = 0
+    """Instances freed because they were idle."""
+    replaced: int = 0
+    """Instances replaced because they failed again and again, or hung."""
+    stuck: int = 0
+    """Threads left behind in a model that hangs."""
+    load_seconds: float = 0.0
+    """How long the last instance took to load; of several processes, the longest."""
+
+    @classmethod
+    def merged(cls, parts: Sequence[PoolStats]) -> PoolStats:
+        """Return several pools as one."""
+        return cls(
+            instances=sum(part.instances for part in parts),
+            busy=sum(part.busy for part in parts),
+            least=sum(part.least for part in parts),
+            most=sum(part.most for part in parts),
+            grown=sum(part.grown for part in parts),
+            shrunk=sum(part.shrunk for part in parts),
+            replaced=sum(part.replaced for part in parts),
+            stuck=sum(part.stuck for part in parts),
+            load_seconds=max((part.load_seconds for part in parts), default=0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherStats:
+    """Counts since the batcher started."""
+
+    submitted: int
+    """Works accepted."""
+    rejected: int
+    """Works refused on arrival."""
+    batches: int
+    failed_batches: int
+    """Batches that failed as a whole, so that their parts were tried apart."""
+    queued: int
+    running: int
+    batch_sizes: dict[int, int]
+    """Batches by size, rounded up to a power of two."""
+    queue_seconds: LatencyCounts
+    """From a work's arrival to its batch's start."""
+    model_seconds: LatencyCounts
+    """Of batches."""
+    total_seconds: LatencyCounts
+    """From a work's arrival to its result."""
+    rejected_by: dict[str, int] = field(default_factory=dict)
+    """Refusals by reason: ``queue_full`` or ``deadline`` (it could not be met)."""
+    expired: int = 0
+    """Works whose deadline passed in the queue."""
+    cancelled: int = 0
+    """Works that their callers took out of the queue."""
+    abandoned_batches: int = 0
+    """Batches that took so long that they were given up."""
+    cost_per_batch: float = 0.0
+    """Seconds that a batch takes, whatever is in it: b of t(n) = b + a·n."""
+    cost_per_row: float = 0.0
+    """Seconds that each row adds: a."""
+    pool: PoolStats = PoolStats()
+
+    @classmethod
+    def merged(cls, parts: Sequence[BatcherStats]) -> BatcherStats:
+        """Return the counts of several batchers as one's; their costs weigh by batches."""
+        sizes: Counter[int] = Counter()
+        reasons: Counter[str] = Counter()
+        for part in parts:
+            sizes.update(part.batch_sizes)
+            reasons.update(part.rejected_by)
+        a, b = CostModel.mean(
+            (part.cost_per_row, part.cost_per_batch, part.batches) for part in parts
+        )
+        return cls(
+            submitted=sum(part.submitted for part in parts),
+            rejected=sum(part.rejected for part in parts),
+            batches=sum(part.batches for part in parts),
+            failed_batches=sum(part.failed_batches for part in parts),
+            queued=sum(part.queued for part in parts),
+            running=sum(part.running for part in parts),
+            batch_sizes=dict(sorted(sizes.items())),
+            queue_seconds=LatencyCounts.merged(part.queue_seconds for part in parts),
+            model_seconds=LatencyCounts.merged(part.model_seconds for part in parts),
+            total_seconds=LatencyCounts.merged(part.total_seconds for part in parts),
+            rejected_by=dict(sorted(reasons.items())),
+            expired=sum(part.expired for part in parts),
+            cancelled=sum(part.cancelled for part in parts),
+            abandoned_batches=sum(part.abandoned_batches for part in parts),
+            cost_per_batch=b,
+            cost_per_row=a,
+            pool=PoolStats.merged([part.pool for part in parts]),
+        )
