@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from plugins.datatypes import DTYPES
 __all__ = [
     "AdmissionFilter",
     "Candidate",
+    "ElasticModel",
     "Entry",
     "EvictionPolicy",
     "Executor",
@@ -32,6 +33,7 @@ __all__ = [
     "LoadedModel",
     "ModelSpec",
     "PolicyHost",
+    "PoolCounts",
     "Priority",
     "Recommendation",
     "RecommendationRequest",
@@ -212,6 +214,59 @@ class HostedModel(Protocol):
 
     def close(self) -> None:
         """Wait for running batches, then free the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCounts:
+    """The instances of a model, in one process or summed over several."""
+
+    instances: int = 0
+    """Copies of the model that are loaded."""
+    busy: int = 0
+    """Those that run a batch."""
+    least: int = 0
+    """How many are kept without any load."""
+    most: int = 0
+    """How many may be loaded under load."""
+    grown: int = 0
+    """Instances loaded because requests waited."""
+    shrunk: int = 0
+    """Instances freed because they were idle."""
+    replaced: int = 0
+    """Instances replaced because they failed again and again, or hung."""
+    stuck: int = 0
+    """Threads left behind in a model that hangs."""
+    load_seconds: float = 0.0
+    """How long the last instance took to load; of several processes, the longest."""
+
+
+@runtime_checkable
+class ElasticModel(Protocol):
+    """A `HostedModel` whose instances come and go, if it also has all of this."""
+
+    @property
+    def instances(self) -> int:
+        """How many batches can run at once, at the moment. Cheap: it is asked for each request."""
+
+    @property
+    def max_instances(self) -> int:
+        """The most that `instances` will ever be."""
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds after which a running batch is given up, and `abandon` called."""
+
+    def queued(self, seconds: float) -> None:
+        """Hear how long the oldest request of a batch had waited; the batch's thread calls it."""
+
+    def tend(self) -> None:
+        """Free instances that are idle, load those that are missing; called once a second."""
+
+    def abandon(self, thread: int) -> None:
+        """Leave a thread, by its identifier, and the instance that it hangs in, behind."""
+
+    def counts(self) -> PoolCounts:
+        """Return what was counted so far."""
 
 
 class Executor(Protocol):

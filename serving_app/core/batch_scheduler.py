@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from plugins import InferenceError, ModelNotReady, Priority, QueueFull
+from plugins import InferenceError, ModelNotReady, PoolCounts, Priority, QueueFull
 from serving_app.core.admission import Admission
-from serving_app.core.batcher_stats import BatcherStats, PoolStats
+from serving_app.core.batcher_stats import BatcherStats
 from serving_app.core.latency import LatencyHistogram
 from serving_app.core.work_queue import Batch, Work, WorkQueue
 
@@ -230,7 +230,7 @@ class BatchScheduler:
             self._abandoned += 1
         return given_up
 
-    def stats(self, pool: PoolStats) -> BatcherStats:
+    def stats(self, pool: PoolCounts) -> BatcherStats:
         """Return what was counted so far."""
         return BatcherStats(
             submitted=self._submitted,

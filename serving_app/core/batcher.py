@@ -14,10 +14,10 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar, cast
 
-from plugins import InferenceError, Priority, Unavailable
+from plugins import ElasticModel, HostedModel, InferenceError, PoolCounts, Priority, Unavailable
 from serving_app.core.admission import Admission
 from serving_app.core.batch_scheduler import BatchScheduler
-from serving_app.core.batcher_stats import BatcherStats, PoolStats
+from serving_app.core.batcher_stats import BatcherStats
 from serving_app.core.work_queue import Batch, Work
 
 __all__ = ["Batcher", "BatcherStats", "Instances"]
@@ -32,35 +32,45 @@ _TEND_SECONDS = 1.0
 
 
 class Instances:
-    """How many batches may run at once: a fixed number. `serving_app.core.engine` has a pool's.
+    """How many batches may run at once: as many as the model has instances.
 
     Args:
-        count: The number.
+        model: What is asked for its instances; a number: so many, always.
     """
 
-    limit: float | None = None
-    """Seconds after which a batch is given up; None: never."""
-
-    def __init__(self, count: int = 1) -> None:
-        self.most = count
+    def __init__(self, model: HostedModel | int = 1) -> None:
+        self._model = model
+        elastic = model if isinstance(model, ElasticModel) else None
+        self._elastic = elastic
+        self.most = elastic.max_instances if elastic else self.now()
         """The most that there will ever be."""
+        self.limit: float | None = elastic.batch_seconds if elastic else None
+        """Seconds after which a batch is given up; None: never."""
 
     def now(self) -> int:
-        """Return how many there are. Called often, under a lock."""
-        return self.most
+        """Return how many there are."""
+        return self._model if isinstance(self._model, int) else self._model.instances
 
     def queued(self, seconds: float) -> None:
-        """Hear how long a batch's oldest work was queued."""
+        """Tell how long the oldest work of a batch was queued."""
+        if self._elastic:
+            self._elastic.queued(seconds)
 
     def tend(self) -> None:
-        """Free what is idle. Called about once a second, on a thread of its own."""
+        """Let idle ones be freed, and missing ones be loaded."""
+        if self._elastic:
+            self._elastic.tend()
 
     def abandon(self, thread: int) -> None:
-        """Hear that a batch was given up, and the thread that is stuck in it."""
+        """Tell that a batch was given up, and the thread that is stuck in it."""
+        if self._elastic:
+            self._elastic.abandon(thread)
 
-    def stats(self) -> PoolStats:
+    def stats(self) -> PoolCounts:
         """Return what was counted."""
-        return PoolStats(instances=self.most, least=self.most, most=self.most)
+        if self._elastic:
+            return self._elastic.counts()
+        return PoolCounts(instances=self.now(), least=self.most, most=self.most)
 
 
 class Batcher(Generic[Part, Result]):

@@ -6,49 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from plugins import PoolCounts
 from serving_app.core.cost_model import CostModel
 from serving_app.core.latency import LatencyCounts
 
-__all__ = ["BatcherStats", "PoolStats"]
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """The instances of a model, in one process or summed over several."""
-
-    instances: int = 0
-    """Copies of the model that are loaded."""
-    busy: int = 0
-    """Those that run a batch."""
-    least: int = 0
-    """How many are kept without any load."""
-    most: int = 0
-    """How many may be loaded under load."""
-    grown: int = 0
-    """Instances loaded because works waited."""
-    shrunk: int = 0
-    """Instances freed because they were idle."""
-    replaced: int = 0
-    """Instances replaced because they failed again and again, or hung."""
-    stuck: int = 0
-    """Threads left behind in a model that hangs."""
-    load_seconds: float = 0.0
-    """How long the last instance took to load; of several processes, the longest."""
-
-    @classmethod
-    def merged(cls, parts: Sequence[PoolStats]) -> PoolStats:
-        """Return several pools as one."""
-        return cls(
-            instances=sum(part.instances for part in parts),
-            busy=sum(part.busy for part in parts),
-            least=sum(part.least for part in parts),
-            most=sum(part.most for part in parts),
-            grown=sum(part.grown for part in parts),
-            shrunk=sum(part.shrunk for part in parts),
-            replaced=sum(part.replaced for part in parts),
-            stuck=sum(part.stuck for part in parts),
-            load_seconds=max((part.load_seconds for part in parts), default=0.0),
-        )
+__all__ = ["BatcherStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +46,7 @@ class BatcherStats:
     """Seconds that a batch takes, whatever is in it: b of t(n) = b + a·n."""
     cost_per_row: float = 0.0
     """Seconds that each row adds: a."""
-    pool: PoolStats = PoolStats()
+    pool: PoolCounts = field(default_factory=PoolCounts)
 
     @classmethod
     def merged(cls, parts: Sequence[BatcherStats]) -> BatcherStats:
@@ -114,5 +76,20 @@ class BatcherStats:
             abandoned_batches=sum(part.abandoned_batches for part in parts),
             cost_per_batch=b,
             cost_per_row=a,
-            pool=PoolStats.merged([part.pool for part in parts]),
+            pool=_pools([part.pool for part in parts]),
         )
+
+
+def _pools(parts: Sequence[PoolCounts]) -> PoolCounts:
+    """Return several pools as one."""
+    return PoolCounts(
+        instances=sum(part.instances for part in parts),
+        busy=sum(part.busy for part in parts),
+        least=sum(part.least for part in parts),
+        most=sum(part.most for part in parts),
+        grown=sum(part.grown for part in parts),
+        shrunk=sum(part.shrunk for part in parts),
+        replaced=sum(part.replaced for part in parts),
+        stuck=sum(part.stuck for part in parts),
+        load_seconds=max((part.load_seconds for part in parts), default=0.0),
+    )

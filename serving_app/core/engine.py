@@ -148,7 +148,7 @@ class LocalEngine(Generic[Result]):
             name=record.label,
             max_batch=record.max_batch,
             max_queue=record.max_queue,
-            instances=Instances(hosted.instances),
+            instances=Instances(hosted),
         )
 
     def submit(

@@ -159,7 +159,7 @@ def test_a_directory_is_an_artifact_too():
 
 def test_sound_executors_pass():
     check_executor(InProcess)
-    check_executor(lambda: InProcess(instances=3))
+    check_executor(lambda: InProcess(min_instances=3))
 
 
 class Hosted:

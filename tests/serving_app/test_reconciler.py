@@ -115,7 +115,7 @@ def test_changed_model_settings_reopen_the_version(reconcile, store):
     model = version.model
     model.refresh_from_db()
     model.max_batch = 3
-    model.executor_options = {"instances": 2}
+    model.executor_options = {"min_instances": 2}
     model.save()
     reconcile()
     assert wiring.get_serving().live.live()["default"].record.max_batch == 3

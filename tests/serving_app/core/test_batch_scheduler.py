@@ -7,10 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from plugins import DeadlineExceeded, InferenceError, ModelNotReady, Priority, QueueFull
+from plugins import DeadlineExceeded, InferenceError, ModelNotReady, PoolCounts, Priority, QueueFull
 from serving_app.core.admission import Admission
 from serving_app.core.batch_scheduler import BatchScheduler
-from serving_app.core.batcher_stats import PoolStats
 
 
 def make(*, instances=1, max_batch=4, max_queue=8, max_wait=0.0):
@@ -85,7 +84,7 @@ def test_an_expired_work_is_never_run():
     assert kept.result(0) == "kept"
     with pytest.raises(DeadlineExceeded):
         gone.result(0)
-    assert scheduler.stats(PoolStats()).expired == 1
+    assert scheduler.stats(PoolCounts()).expired == 1
 
 
 @pytest.mark.contract("S5")
@@ -94,7 +93,7 @@ def test_works_are_batched_by_size():
     for size in (4, 5, 3, 30, 1):
         submit(scheduler, size, sizes=(size,))
     assert [run(scheduler) for _ in range(4)] == [[4, 5], [3], [30], [1]]
-    assert scheduler.stats(PoolStats()).batch_sizes == {1: 1, 4: 1, 16: 1, 32: 1}
+    assert scheduler.stats(PoolCounts()).batch_sizes == {1: 1, 4: 1, 16: 1, 32: 1}
 
 
 @pytest.mark.contract("S5")
@@ -140,7 +139,7 @@ def test_low_priorities_do_not_fill_the_queue_for_others():
     with pytest.raises(QueueFull):
         submit(scheduler, 2, priority=Priority.WARM_UP)
     submit(scheduler, 3)
-    assert scheduler.stats(PoolStats()).rejected_by == {"queue_full": 1}
+    assert scheduler.stats(PoolCounts()).rejected_by == {"queue_full": 1}
 
 
 def test_cancelled_works_leave_no_entries_behind():
@@ -313,7 +312,7 @@ class Interleavings(RuleBasedStateMachine):
                 continue
             expected = [("result", (name, i)) for i in range(len(work.parts))]
             assert work.result(0) == (expected[0] if work.single else expected)
-        stats = self.scheduler.stats(PoolStats())
+        stats = self.scheduler.stats(PoolCounts())
         assert stats.submitted == len(self.works)
         assert stats.cancelled == len(self.cancelled)
         assert stats.queued == stats.running == 0
