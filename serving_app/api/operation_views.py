@@ -205,13 +205,26 @@ def _batching(stats: BatcherStats) -> dict[str, Any]:
     return {
         "submitted": stats.submitted,
         "rejected": stats.rejected,
+        "rejected_by": stats.rejected_by,
+        "expired": stats.expired,
+        "cancelled": stats.cancelled,
         "batches": stats.batches,
         "failed_batches": stats.failed_batches,
+        "abandoned_batches": stats.abandoned_batches,
         "queued": stats.queued,
         "running": stats.running,
         "batch_sizes": {str(size): n for size, n in stats.batch_sizes.items()},
         "queue_ms": _milliseconds(stats.queue_seconds.summary()),
         "model_ms": _milliseconds(stats.model_seconds.summary()),
+        "total_ms": _milliseconds(stats.total_seconds.summary()),
+        "cost_ms": {
+            "per_batch": round(stats.cost_per_batch * 1000, 4),
+            "per_row": round(stats.cost_per_row * 1000, 4),
+        },
+        "pool": {
+            **dataclasses.asdict(stats.pool),
+            "load_seconds": round(stats.pool.load_seconds, 3),
+        },
     }
 
 

@@ -76,7 +76,9 @@ def problem_of(error: errors.RecserveError) -> dict[str, Any]:
             extra["source"] = error.source
     retry_after = _retry_after(error)
     if retry_after is not None:
-        extra["retry_after"] = retry_after
+        extra["retry_after"] = (
+            round(error.retry_after, 3) if isinstance(error, errors.QueueFull) else retry_after
+        )
     return problem(STATUS[type(error)], _code(type(error).__name__), str(error), **extra)
 
 

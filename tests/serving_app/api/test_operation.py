@@ -142,7 +142,10 @@ def test_serving_stats_count_requests_batches_and_latencies(client_as, live_mode
     version = stats["versions"]["1"]
     assert (version["framework"], version["processes"]) == ("numpy_linear", 1)
     assert version["batch_sizes"] == {"1": 1}
-    assert version["model_ms"]["count"] == 1
+    assert version["model_ms"]["count"] == version["total_ms"]["count"] == 1
+    assert (version["rejected"], version["rejected_by"], version["cancelled"]) == (0, {}, 0)
+    assert set(version["cost_ms"]) == {"per_batch", "per_row"}
+    assert (version["pool"]["instances"], version["pool"]["stuck"]) == (1, 0)
 
 
 def test_rubbish_names_do_not_grow_the_statistics(client_as, live_model):

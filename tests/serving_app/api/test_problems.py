@@ -33,5 +33,5 @@ def test_a_problem_is_complete():
         "status": 429,
         "detail": "full",
         "code": "queue-full",
-        "retry_after": 3,
+        "retry_after": 2.3,
     }

@@ -60,6 +60,7 @@ def test_processes_add_up_by_model_and_version():
     assert (model.errors, model.seconds.count) == ({"InvalidInput": 6}, 12)
     one, two = merged.versions["m"][1], merged.versions["m"][2]
     assert (one.processes, one.batching.submitted, one.batching.batch_sizes) == (2, 7, {1: 7})
+    assert (one.batching.total_seconds.count, one.batching.pool.instances) == (7, 2)
     assert (two.processes, two.batching.submitted) == (1, 5)
     assert model.lookups == {"all": {"l1": 12, "miss": 3}}
     assert merged.codecs == {"l2": CodecStats(12, 6, {"size": 3}, 90, 60, 1.5, 0.75)}
