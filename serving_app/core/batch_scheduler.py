@@ -216,9 +216,9 @@ class BatchScheduler:
         self._cancelled += cancelled
         return cancelled
 
-    def raise_priority(self, work: Work, priority: Priority) -> bool:
-        """Let a queued work go before those of lower priority."""
-        return self._queue.raise_priority(work, priority)
+    def raise_priority(self, work: Work, priority: Priority, deadline: float = 0.0) -> bool:
+        """Let a queued work go before those of lower priority, and keep it until the deadline."""
+        return self._queue.raise_priority(work, priority, deadline)
 
     def abandon(self, now: float, limit: float) -> list[tuple[Batch, list[Work]]]:
         """Give up the batches that have run longer than the limit; return them and their works."""

@@ -202,17 +202,21 @@ class Batcher(Generic[Part, Result]):
                 self._wake.notify()
         return work
 
-    def raise_priority(self, future: Future[Any], priority: Priority) -> bool:
+    def raise_priority(
+        self, future: Future[Any], priority: Priority, *, seconds: float = 0.0
+    ) -> bool:
         """Let a queued work go before those of lower priority; return whether that helped.
 
         Args:
             future: What `submit` returned.
-            priority: The better priority.
+            priority: The better priority; a lower one changes nothing.
+            seconds: How long its result is of use, from now on, if that is longer than was said.
         """
         if not isinstance(future, Work):
             return False
         with self._lock:
-            return self._scheduler.raise_priority(future, priority)
+            deadline = self._clock() + min(seconds, 1e6)
+            return self._scheduler.raise_priority(future, priority, deadline)
 
     def close(self) -> None:
         """Refuse new work, finish what is queued, end the threads. Not for a batch's thread."""

@@ -80,12 +80,15 @@ class Engine(Protocol[Result]):
             ModelNotReady: The engine is closed, or cannot be reached.
         """
 
-    def raise_priority(self, future: Future[Result], priority: Priority) -> None:
+    def raise_priority(
+        self, future: Future[Result], priority: Priority, *, seconds: float = 0.0
+    ) -> None:
         """Let a queued row go before those of lower priority.
 
         Args:
             future: What `submit` returned; nothing happens if its row is not queued any more.
-            priority: The better priority.
+            priority: The better priority; a lower one changes nothing.
+            seconds: How long its result is of use, from now on, if that is longer than was said.
         """
 
     def probe(self) -> None:
@@ -171,9 +174,11 @@ class LocalEngine(Generic[Result]):
         future = self._batcher.submit(inputs, seconds=seconds, priority=priority)
         return cast("Future[Tensors]", future)
 
-    def raise_priority(self, future: Future[Result], priority: Priority) -> None:
+    def raise_priority(
+        self, future: Future[Result], priority: Priority, *, seconds: float = 0.0
+    ) -> None:
         """Let a queued row go earlier: see `Engine.raise_priority`."""
-        self._batcher.raise_priority(future, priority)
+        self._batcher.raise_priority(future, priority, seconds=seconds)
 
     def probe(self) -> None:
         """Run one batch through the model: see `Engine.probe`."""

@@ -124,6 +124,7 @@ class LiveVersion:
         *,
         seconds: float | None = None,
         priority: Priority = Priority.LIVE,
+        key: str | None = None,
     ) -> Future[Ranking]:
         """Queue one row, and return the future of its ranking, ``depth`` items deep.
 
@@ -132,16 +133,19 @@ class LiveVersion:
             depth: How many items are wanted; the whole catalogue at most.
             seconds: How long the ranking is of use to anyone; None: the model's time-out.
             priority: What goes first when not everything can.
+            key: Recognises a request that was refused, and comes back when told to.
 
         Raises:
-            QueueFull: Too many rows are queued.
+            QueueFull: Too many rows are queued, or they leave too little time for this one.
             ModelNotReady: The engine is closed, or cannot be reached.
         """
         seconds = self.record.timeout if seconds is None else seconds
         if priority == Priority.WARM_UP:
-            return self._engine.submit(row, depth, seconds=seconds, priority=priority)
+            return self._engine.submit(row, depth, seconds=seconds, priority=priority, key=key)
         try:
-            computation = self._engine.submit(row, depth, seconds=seconds, priority=priority)
+            computation = self._engine.submit(
+                row, depth, seconds=seconds, priority=priority, key=key
+            )
         except Unavailable:
             self.outcomes.failed()
             raise
@@ -179,6 +183,12 @@ class LiveVersion:
     def counted_by(self) -> str:
         """The name of the engine that `stats` are of."""
         return self._engine.counted_by
+
+    def raise_priority(
+        self, future: Future[Ranking], priority: Priority, *, seconds: float = 0.0
+    ) -> None:
+        """Let a queued row go before those of lower priority: see `Engine.raise_priority`."""
+        self._engine.raise_priority(future, priority, seconds=seconds)
 
     def stats(self) -> BatcherStats:
         """Return what its engine counted."""

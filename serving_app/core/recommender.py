@@ -18,6 +18,7 @@ from cache_app.core.negative import NegativeEntries, NegativeStats
 from cache_app.core.single_flight import SingleFlight
 from plugins import (
     InvalidInput,
+    Priority,
     Recommendation,
     RecommendationRequest,
     RecserveError,
@@ -30,6 +31,7 @@ from serving_app.core.pending import Pending
 from serving_app.core.ranking import Ranking
 from serving_app.core.renewals import FailedRenewals
 from serving_app.core.request_counts import MISS, RecommenderStats, RequestCounts
+from serving_app.core.urgency import Urgency
 
 SEGMENT = "all"
 """The segment of every user."""
@@ -85,6 +87,8 @@ class Recommender:
         self._clock = clock
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
         self._failed_renewals = FailedRenewals()
+        self._urgencies: dict[tuple[str, int], Urgency] = {}
+        """Of the flights."""
         self._counts = RequestCounts()
 
     def recommend(self, request: RecommendationRequest) -> Recommendation:
@@ -136,13 +140,20 @@ class Recommender:
                 return Pending(request, record, deadline, None, None, refused, alias=alias)
             renewed = self._renewal_of(key, found)
             try:
+                renews = self._renews(found)
+                # Nobody waits for a renewal, so it has all of the model's time.
+                urgency = (
+                    Urgency(max(request.priority, Priority.REFRESH), now + record.timeout)
+                    if renews
+                    else Urgency(request.priority, deadline)
+                )
                 flight = self._compute(
-                    key, request, row, lease, deadline - now, since=moment, renewed=renewed
+                    key, request, row, lease, urgency, since=moment, renewed=renewed
                 )
             except RecserveError as error:
                 stands_in = found if isinstance(error, Unavailable) else None
                 return Pending(request, record, deadline, stands_in, None, error, alias=alias)
-            if found is None or found.stale_for >= self._freshness.stale_while_revalidate:
+            if found is None or not renews:
                 return Pending(request, record, deadline, found, flight, alias=alias)
             failed = self._failed_renewals.includes(key, found.created)
             return Pending(
@@ -204,6 +215,10 @@ class Recommender:
             return None
         return None if found.value.cut(request.k, request.exclude) is None else found
 
+    def _renews(self, found: Found | None) -> bool:
+        """Return whether what was found, though stale, answers while it is computed anew."""
+        return found is not None and found.stale_for < self._freshness.stale_while_revalidate
+
     def _renewal_of(
         self, key: str, found: Found | None
     ) -> Callable[[Future[Ranking]], None] | None:
@@ -218,7 +233,7 @@ class Recommender:
         request: RecommendationRequest,
         row: Row | None,
         lease: Lease,
-        seconds: float,
+        urgency: Urgency,
         *,
         since: int,
         renewed: Callable[[Future[Ranking]], None] | None,
@@ -232,9 +247,13 @@ class Recommender:
         depth = self._depth_for(request)
         flight, leads = self._flights.join((key, depth), since=since)
         if not leads:
+            if (joined := self._urgencies.get((key, depth))) is not None:
+                joined.join(urgency.priority, urgency.deadline)
             return flight
         if renewed is not None:
             flight.add_done_callback(renewed)
+        self._urgencies[key, depth] = urgency
+        flight.add_done_callback(lambda _: self._forget(key, depth, urgency))
         try:
             if row is None:
                 row = lease.version.features_of(request.user_id, request.context)
@@ -242,11 +261,11 @@ class Recommender:
             self._fail(key, depth, error)
             raise
         own = lease.share()  # keeps the version open until the computation has landed
-        begin = functools.partial(self._begin, key, row, depth, lease=own)
+        begin = functools.partial(self._begin, key, row, depth, lease=own, urgency=urgency)
         if self._leases is None:
             begin(None)
         else:
-            self._leases.take(key, begin, within=seconds / 2)
+            self._leases.take(key, begin, within=(urgency.deadline - self._clock()) / 2)
         if flight.done() and (failure := flight.exception()) is not None:
             raise failure
         return flight
@@ -259,6 +278,7 @@ class Recommender:
         key_lease: KeyLease | None,
         *,
         lease: Lease,
+        urgency: Urgency,
     ) -> None:
         """Start a computation, unless another process has made it meanwhile.
 
@@ -278,7 +298,7 @@ class Recommender:
             made = self._made_elsewhere(key, depth, key_lease)
             started = self._clock()  # what others took is none of the value's cost
             if made is None:
-                computation = lease.version.submit(row, depth)
+                computation = self._queue(lease.version, key, row, depth, urgency)
         except BaseException as error:  # noqa: BLE001  (handed to every waiter)
             self._fail(key, depth, error)
             release()
@@ -290,6 +310,33 @@ class Recommender:
         else:
             self._flights.resolve((key, depth), made)
             release()
+
+    def _queue(
+        self,
+        version: LiveVersion,
+        key: str,
+        row: Row,
+        depth: int,
+        urgency: Urgency,
+    ) -> Future[Ranking]:
+        """Queue a row as urgently as those say who wait for it, now and later."""
+        priority, deadline = urgency.priority, urgency.deadline
+        computation = version.submit(
+            row, depth, seconds=deadline - self._clock(), priority=priority, key=key
+        )
+        urgency.queued(
+            priority,
+            deadline,
+            lambda better, later: version.raise_priority(
+                computation, better, seconds=later - self._clock()
+            ),
+        )
+        return computation
+
+    def _forget(self, key: str, depth: int, urgency: Urgency) -> None:
+        """Forget how urgent a flight was that has landed; another may be under way already."""
+        if self._urgencies.get((key, depth)) is urgency:
+            self._urgencies.pop((key, depth), None)
 
     def _made_elsewhere(self, key: str, depth: int, key_lease: KeyLease | None) -> Ranking | None:
         """Return the ranking that another process stored before we had the key's lease."""

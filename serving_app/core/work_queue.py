@@ -211,12 +211,13 @@ class WorkQueue:
             self._forget_arrivals()
             self._arrivals.append(work)
 
-    def raise_priority(self, work: Work, priority: Priority) -> bool:
-        """Give a queued work a better priority; return whether that changed anything."""
-        if not work.waits() or priority >= work.priority:
+    def raise_priority(self, work: Work, priority: Priority, deadline: float) -> bool:
+        """Give a queued work a better priority or a later deadline; return whether it got it."""
+        if not work.waits() or (priority >= work.priority and deadline <= work.deadline):
             return False
         self._lanes[work.priority].remove(work)
-        work.priority = priority
+        work.priority = priority = min(priority, work.priority)
+        work.deadline = max(deadline, work.deadline)
         work.ticket = next(self._tickets)
         self._lanes[priority].add(work)
         return True

@@ -166,6 +166,7 @@ class HostClient:
         if channel is None:
             raise self.away()
         id_ = next(self._ids)
+        answer.id = id_
         self._answers[id_] = answer
         answer.withdraw = lambda: self._withdraw(id_)
         try:
@@ -180,6 +181,10 @@ class HostClient:
             self._answers.pop(id_, None)
             raise InferenceError(f"The row cannot be sent to the model host: {error}") from error
         return answer
+
+    def tell(self, kind: Kind, id_: int, payload: bytes) -> None:
+        """Tell the host what needs no answer: see `Host.tell`."""
+        self._tell(frame(kind, id_, payload))
 
     def away(self) -> ModelNotReady:
         """Return the error that says that the host cannot be reached: see `Host.away`."""

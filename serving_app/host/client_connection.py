@@ -9,17 +9,19 @@ import struct
 import threading
 from concurrent.futures import Future
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 import msgspec
 
 from plugins import InferenceError, ModelNotReady, Priority, RecserveError, Tensors
+from serving_app.core.engine import LocalEngine
 from serving_app.host import protocol, sockets
 from serving_app.host.hosted_version import HostedVersion
 from serving_app.host.protocol import (
     HANDLE,
     MAX_PAYLOAD,
     SUBMISSION,
+    URGENCY,
     Frame,
     FrameReader,
     Kind,
@@ -35,6 +37,8 @@ from serving_app.host.protocol import (
 __all__ = ["ClientConnection", "Host"]
 
 logger = logging.getLogger(__name__)
+
+_Work: TypeAlias = Future[bytes] | Future[Tensors]
 
 
 class Host(Protocol):
@@ -67,7 +71,7 @@ class ClientConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._frames = FrameReader()
         self._greeted = False
-        self._pending: dict[int, Future[bytes] | Future[Tensors]] = {}
+        self._pending: dict[int, tuple[_Work, LocalEngine[bytes]]] = {}
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._flushing = False
@@ -98,7 +102,7 @@ class ClientConnection(asyncio.Protocol):
         """Forget the client; what it waited for, and has not begun, is not computed."""
         self._transport = None
         pending, self._pending = self._pending, {}
-        for future in pending.values():
+        for future, _ in pending.values():
             future.cancel()
         self._host.left(self)
 
@@ -111,8 +115,10 @@ class ClientConnection(asyncio.Protocol):
             protocol.check_hello(each)
             self._greeted = True
         elif each.kind == Kind.CANCEL:
-            if (future := self._pending.get(each.id)) is not None:
-                future.cancel()
+            if (pending := self._pending.get(each.id)) is not None:
+                pending[0].cancel()
+        elif each.kind == Kind.RAISE:
+            self._raise(each)
         elif each.kind == Kind.LOAD:
             wanted = msgspec.msgpack.decode(each.payload, type=Load)
             if each.id in self.handles:
@@ -132,25 +138,40 @@ class ClientConnection(asyncio.Protocol):
     def _submit(self, each: Frame) -> None:
         if not self._greeted or each.id in self._pending:
             raise ProtocolError(f"a row before the HELLO, or id {each.id} twice")
-        handle, depth, seconds, level = SUBMISSION.unpack_from(each.payload)
+        handle, depth, seconds, level, size = SUBMISSION.unpack_from(each.payload)
+        at = SUBMISSION.size + size
         infer = each.kind == Kind.INFER
-        future: Future[bytes] | Future[Tensors]
+        future: _Work
         try:
             priority = Priority(level)
             engine = self._version(handle).loaded()
             if infer:
-                inputs = decode_named(each.payload, SUBMISSION.size)
+                inputs = decode_named(each.payload, at)
                 future = engine.infer(inputs, seconds=seconds, priority=priority)
             else:
-                row = tuple(decode_tensors(each.payload, SUBMISSION.size))
-                future = engine.submit(row, depth, seconds=seconds, priority=priority)
+                row = tuple(decode_tensors(each.payload, at))
+                key = (
+                    each.payload[SUBMISSION.size : at].decode("utf-8", "replace") if size else None
+                )
+                future = engine.submit(row, depth, seconds=seconds, priority=priority, key=key)
         except (RecserveError, ValueError) as error:
             self.send(frame(Kind.FAILED, each.id, encode_error(error)))
             return
-        self._pending[each.id] = future
+        self._pending[each.id] = future, engine
         future.add_done_callback(partial(self._answer, each.id))
 
-    def _answer(self, id_: int, done: Future[bytes] | Future[Tensors]) -> None:
+    def _raise(self, each: Frame) -> None:
+        """Let a queued row go earlier; one that is not queued any more is left alone."""
+        level, seconds = URGENCY.unpack(each.payload)
+        try:
+            priority = Priority(level)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        if (pending := self._pending.get(each.id)) is not None:
+            future, engine = pending
+            engine.raise_priority(cast("Future[bytes]", future), priority, seconds=seconds)
+
+    def _answer(self, id_: int, done: _Work) -> None:
         """Send what a row gave. Runs on a batcher's thread, as a rule."""
         self._pending.pop(id_, None)
         if done.cancelled():

@@ -18,6 +18,7 @@ from serving_app.core.version_record import VersionRecord
 from serving_app.host.protocol import (
     HANDLE,
     SUBMISSION,
+    URGENCY,
     Kind,
     Load,
     Loaded,
@@ -36,6 +37,8 @@ _PROBE = 60.0
 """Seconds that a probe batch may take."""
 _STATS = 2.0
 """Seconds to wait for the host's counts; then the last known are given."""
+_LONGEST_KEY = 1000
+"""Bytes of what recognises a request that comes back; the host is sent no more."""
 _CLOSE = 10.0
 """Seconds that answers under way may take when an engine is closed."""
 
@@ -49,6 +52,8 @@ class Answer(Future[Any]):
         """Makes the result of the answer's payload."""
         self.owner = owner
         """The engine that asked."""
+        self.id = 0
+        """The question's; 0: it has not been asked yet."""
         self.withdraw: Callable[[], None] | None = None
         """Takes the question back."""
 
@@ -70,6 +75,9 @@ class Host(Protocol):
             ModelNotReady: It cannot be reached.
             QueueFull: It does not read.
         """
+
+    def tell(self, kind: Kind, id_: int, payload: bytes) -> None:
+        """Tell the host what needs no answer; one that is away need not know it."""
 
     def away(self) -> ModelNotReady:
         """Return the error that says that the host cannot be reached."""
@@ -132,12 +140,29 @@ class HostedEngine(Generic[Result]):
         """Where it is."""
         return self._state
 
-    def submit(self, row: Row, depth: int, *, seconds: float, priority: Priority) -> Future[Result]:
+    def submit(
+        self,
+        row: Row,
+        depth: int,
+        *,
+        seconds: float,
+        priority: Priority,
+        key: str | None = None,
+    ) -> Future[Result]:
         """Queue one row in the host: see `Engine.submit`."""
         if self._state is not State.READY:
             raise self._not_ready()
-        payload = SUBMISSION.pack(self.handle, depth, seconds, priority) + encode_tensors(*row)
+        known_by = b"" if key is None else key.encode()[:_LONGEST_KEY]
+        head = SUBMISSION.pack(self.handle, depth, seconds, priority, len(known_by))
+        payload = b"".join((head, known_by, encode_tensors(*row)))
         return self._host.ask(Kind.SUBMIT, payload, Answer(self._decode, self))
+
+    def raise_priority(
+        self, future: Future[Result], priority: Priority, *, seconds: float = 0.0
+    ) -> None:
+        """Let a queued row go earlier in the host: see `Engine.raise_priority`."""
+        if isinstance(future, Answer) and future.id:
+            self._host.tell(Kind.RAISE, future.id, URGENCY.pack(priority, seconds))
 
     def infer(self, inputs: Tensors, *, seconds: float, priority: Priority) -> Future[Tensors]:
         """Queue tensors in the host: see `Engine.infer`.
@@ -148,7 +173,7 @@ class HostedEngine(Generic[Result]):
         if self._state is not State.READY:
             raise self._not_ready()
         try:
-            payload = SUBMISSION.pack(self.handle, 0, seconds, priority) + encode_named(inputs)
+            payload = SUBMISSION.pack(self.handle, 0, seconds, priority, 0) + encode_named(inputs)
         except ProtocolError as error:
             raise InferenceError(
                 f"The tensors cannot be sent to the model host: {error}"

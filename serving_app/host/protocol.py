@@ -28,6 +28,7 @@ __all__ = [
     "HELLO",
     "MAX_PAYLOAD",
     "SUBMISSION",
+    "URGENCY",
     "VERSION",
     "Frame",
     "FrameReader",
@@ -52,8 +53,11 @@ MAX_PAYLOAD: Final = 64 * 1024 * 1024
 HEADER: Final = struct.Struct("<IBQ")
 HELLO: Final = struct.Struct("<8sH")
 """Payload of a HELLO: a magic word and the protocol's version."""
-SUBMISSION: Final = struct.Struct("<QIdB")
-"""Before a row's tensors: the version's handle, the depth, the seconds left, the priority."""
+SUBMISSION: Final = struct.Struct("<QIdBH")
+"""Before a row's tensors: the version's handle, the depth, the seconds left, the priority, and how
+many bytes of UTF-8 follow that recognise who was refused (none: nobody is to be recognised)."""
+URGENCY: Final = struct.Struct("<Bd")
+"""How urgent a row has become: its priority, and the seconds for which it matters."""
 HANDLE: Final = struct.Struct("<Q")
 _MAGIC: Final = b"recserve"
 
@@ -93,6 +97,8 @@ class Kind(enum.IntEnum):
     """Host: what was asked failed, with an error."""
     INFER = 14
     """Client: `SUBMISSION` (whose depth means nothing) and named tensors, to be run as they are."""
+    RAISE = 15
+    """Client: the row of this id has become more urgent (`URGENCY`)."""
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)

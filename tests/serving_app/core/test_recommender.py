@@ -18,6 +18,7 @@ from plugins import (
     InvalidInput,
     ModelNotFound,
     ModelNotReady,
+    Priority,
     QueueFull,
     Recommendation,
     RecommendationRequest,
@@ -45,6 +46,8 @@ class FakeVersion:
         self.layout = FeatureLayout(("a", "b"))
         self.catalogue = Catalogue(ITEMS, ITEMS)
         self.submitted = []
+        self.asked = []
+        self.raised = []
         self.held = held
         self.error = None
         self.refuses = None
@@ -54,7 +57,8 @@ class FakeVersion:
             raise InvalidInput("unknown", field="user_id")
         return (np.zeros(2, np.float32),)
 
-    def submit(self, row, depth):
+    def submit(self, row, depth, *, seconds, priority, key):
+        self.asked.append((round(seconds, 3), priority))
         if self.refuses:
             raise self.refuses
         future = Future()
@@ -62,6 +66,9 @@ class FakeVersion:
         if not self.held:
             self.answer(future, depth)
         return future
+
+    def raise_priority(self, future, priority, *, seconds):
+        self.raised.append((priority, round(seconds, 3)))
 
     def answer(self, future, depth):
         if self.error:
@@ -478,3 +485,28 @@ def test_what_was_being_computed_during_an_invalidation_is_not_served_after_it(
         assert not after.done()
         version.answer(version.submitted[1][2], 10)
         assert after.result(10).source == "model"
+
+
+@pytest.mark.contract("S5")
+def test_a_computation_is_as_urgent_as_the_most_urgent_who_waits_for_it(make, version, clock):
+    version.held = True
+    recommender = make(clock=clock)
+    warm = request(priority=Priority.WARM_UP, timeout=2.0)
+    recommender._submit(warm, clock())
+    recommender._submit(request(timeout=1.0), clock())
+    recommender._submit(request(timeout=0.5), clock())
+    recommender._submit(request(timeout=5.0), clock())
+    assert version.asked == [(2.0, Priority.WARM_UP)]
+    assert version.raised == [(Priority.LIVE, 2.0), (Priority.LIVE, 5.0)]
+    version.answer_all()
+    assert recommender._urgencies == {}
+
+
+@pytest.mark.contract("S5")
+def test_a_renewal_waits_for_live_requests_and_has_the_models_time(make, version, clock):
+    freshness = Freshness(60.0, jitter=0, early=0, stale_while_revalidate=30)
+    recommender = make(clock=clock, freshness=freshness)
+    recommender.recommend(request(timeout=1.0))
+    clock.advance(61)
+    assert recommender.recommend(request(timeout=1.0)).stale_for
+    assert version.asked == [(1.0, Priority.LIVE), (10.0, Priority.REFRESH)]
