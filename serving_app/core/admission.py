@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -90,7 +91,7 @@ class Appointments:
             self._table.pop(past, None)
         self._swept = slot
         # About in the order of time: whole steps after the times at which they were made.
-        for key, due in list(self._promised.items())[:64]:
+        for key, due in list(itertools.islice(self._promised.items(), 64)):
             if due + self._grace < now:
                 del self._promised[key]
                 self._kept += 0.02 * (0 - self._kept)

@@ -140,12 +140,7 @@ class BatchScheduler:
         """Return the seconds until an instance is free, by what its batch is expected to take."""
         if len(self.running) < instances:
             return 0.0
-        return min(
-            (batch.ends - now if batch.ends > now else now - batch.ends)
-            if batch.ends is not None
-            else 0.0
-            for batch in self.running
-        )
+        return min(_rest(batch, now) for batch in self.running)
 
     def has_room(self) -> bool:
         """Return whether one more batch may run."""
@@ -251,3 +246,16 @@ class BatchScheduler:
             cost_per_row=self._admission.cost.a,
             pool=pool,
         )
+
+
+def _rest(batch: Batch, now: float) -> float:
+    """Return the seconds that a running batch is expected to take yet.
+
+    One that is late may take as long again as it is late, but no longer than it should have taken:
+    a process that was not let run for a while is no reason to refuse anyone.
+    """
+    if batch.ends is None:
+        return 0.0
+    if batch.ends >= now:
+        return batch.ends - now
+    return min(now - batch.ends, batch.ends - batch.started)
