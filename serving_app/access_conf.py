@@ -23,8 +23,8 @@ SCOPES = (*ROLES, "sign_in")
 
 _THROTTLES: Mapping[str, Any] = {
     "predict": None,
-    "operate": "20/s",
-    "administer": "10/s",
+    "operate": "100/s",
+    "administer": "100/s",
     "sign_in": "20/min",
 }
 

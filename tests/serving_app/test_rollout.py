@@ -136,7 +136,9 @@ def tell(process, canary, production, numbers=(2, 1)):
     def stats(computed, failed, bucket):
         seconds = LatencyCounts({bucket: computed - failed}, 0.0, 0.0)
         batching = wiring.get_serving().live.live()["default"].stats()
-        return VersionStats("fake", 1, batching, OutcomeCounts(computed, failed, seconds))
+        return VersionStats(
+            "fake", 1, {process: batching}, OutcomeCounts(computed, failed, seconds)
+        )
 
     told = dict(zip(numbers, (stats(*canary), stats(*production)), strict=True))
     process_statistics.tell(process, Statistics(versions={"default": told}))

@@ -23,7 +23,7 @@ class Version(FakeVersion):
 
     def submit(self, row, depth, *, priority):
         assert priority == Priority.WARM_UP
-        future = super().submit(row, depth)
+        future = super().submit(row, depth, seconds=10.0, priority=priority, key=None)
         n = len(self.submitted) - 1
         if self.hangs_from is not None and n >= self.hangs_from:
             self.clock.advance(1)

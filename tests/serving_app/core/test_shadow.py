@@ -33,7 +33,7 @@ class Shadow(FakeVersion):
     def submit(self, row, depth, *, priority):
         self.priorities.append(priority)
         self.may_answer.wait(10)
-        future = super().submit(row, depth)
+        future = super().submit(row, depth, seconds=10.0, priority=priority, key=None)
         if self.error:
             future.set_exception(self.error)
         else:

@@ -142,6 +142,28 @@ def test_a_full_queue_and_a_withdrawn_question(installation):
     assert sum(engine.stats().batch_sizes.values()) == 2
 
 
+def test_a_row_that_becomes_urgent_overtakes_in_the_host(installation):
+    record = dataclasses.replace(installation.fragile(), max_batch=1)
+    installation.start()
+    engine = installation.open(installation.client(), record)
+    slow = ask(engine, [777.0, 0, 0])
+    wait_for(lambda: engine.stats().running == 1, "the slow row does not run")
+    order = []
+
+    def queue(name):
+        row = (np.array([0, 1, 0], np.float32),)
+        answer = engine.submit(row, 5, seconds=30.0, priority=Priority.WARM_UP, key=f"é{name}")
+        answer.add_done_callback(lambda _: order.append(name))
+        return answer
+
+    answers = {name: queue(name) for name in "abc"}
+    engine.raise_priority(answers["c"], Priority.LIVE, seconds=20.0)
+    engine.raise_priority(slow, Priority.LIVE)  # it runs already
+    for answer in (slow, *answers.values()):
+        assert answer.result(30)
+    assert order == ["c", "a", "b"]
+
+
 @pytest.mark.parametrize("end", ["kill", "segfault"])
 def test_a_host_that_ends_fails_what_is_under_way_and_comes_back(installation, end):
     supervisor = installation.start()
