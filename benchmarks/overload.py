@@ -3,8 +3,8 @@
 Open loop: requests arrive at random instants whether or not others were answered. The model is a
 TorchScript recommender; what its batches cost is measured first, and the rates follow from that.
 The deadline is that of 12 full batches. One thread of the same process plays the clients; a
-request's time begins when it is sent, and how late it was sent is shown (lag). The ideal is measured before
-and after each row, as the machine may not be alone.
+request's time begins when it is sent, and how late it was sent is shown (lag). The ideal is
+measured before and after each row, as the machine may not be alone.
 
 Run: python -m benchmarks.overload [--quick] [--json]
 """
