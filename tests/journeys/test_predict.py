@@ -12,6 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.servers import wait_for
+
 pytestmark = pytest.mark.xdist_group("journey")
 
 POPULARITY, TORCH, TENSORFLOW, NUMPY = 1, 2, 3, 4
@@ -203,8 +205,13 @@ def test_ids_go_in_and_out_and_into_the_log(server, client, users):
         answers = list(pool.map(ask, range(len(users))))
     for n, answer in enumerate(answers):
         assert answer.headers.get_list("X-Request-ID") == [f"journey-{n}"]
-    log = server.log.read_text("utf-8")
+
+    def logged():  # a line is written when its answer is out
+        lines = server.log.read_text("utf-8").splitlines()
+        return [line for line in lines if "request_id=journey-" in line]
+
+    wait_for(lambda: len(logged()) >= len(users))
     for n in range(len(users)):
-        (line,) = [line for line in log.splitlines() if f"request_id=journey-{n} " in line]
+        (line,) = [line for line in logged() if f"request_id=journey-{n} " in line]
         assert "POST /api/v1/predict 200" in line
         assert "model=default" in line
