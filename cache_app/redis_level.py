@@ -54,6 +54,9 @@ class RedisLevel:
         clock: Wall-clock seconds, as ``time.time``.
     """
 
+    waits = True
+    """An event loop does not look here itself."""
+
     def __init__(
         self,
         name: str,

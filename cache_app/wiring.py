@@ -176,7 +176,7 @@ def get_generations() -> Generations:
                 _closings.append(_signals.close)
                 strict = settings.coherence == "strict"
                 hint = EpochAuthority(Epoch.now).hint if strict else _signals.hint
-                _generations = Generations(_invalidations_after, hint=hint)
+                _generations = Generations(_invalidations_after, hint=hint, waits=strict)
     return _generations
 
 

@@ -285,7 +285,11 @@ class Executor(Protocol):
 
 
 class FeatureSource(Protocol):
-    """Knows users' features. Any thread calls it, several at once."""
+    """Knows users' features. Any thread calls it, several at once.
+
+    Set ``waits = False`` on the class if `features` asks no server and reads no slow disk: the
+    event loop of the server then calls it itself, which saves each miss a change of threads.
+    """
 
     @property
     def feature_names(self) -> tuple[str, ...]:

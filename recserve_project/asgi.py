@@ -1,4 +1,4 @@
-"""ASGI entry point: starts the models with the server, and drains them with it."""
+"""ASGI entry point: the lane in front of Django; it starts the models, and drains them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _django = get_asgi_application()
 
 from serving_app import wiring  # noqa: E402  (needs the apps to be loaded)
 from serving_app.api.body_limit import BodyLimit  # noqa: E402
+from serving_app.api.lane import Lane  # noqa: E402
 from serving_app.api.request_ids import RequestIds  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_http = RequestIds(BodyLimit(_django))  # type: ignore[arg-type]  # its scope is a dict, as servers give it
+_http = Lane(RequestIds(BodyLimit(_django)))  # type: ignore[arg-type]  # its scope is a dict, as servers give it
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

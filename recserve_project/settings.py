@@ -304,6 +304,7 @@ RECSERVE: dict[str, object] = {
     "SERVING": {
         "MODEL_STORE": str(VAR / "models"),
         "MODEL_HOST": env.str("RECSERVE_MODEL_HOST", "auto"),
+        "LANE": env.str("RECSERVE_LANE", "auto"),
     },
     "CACHE": {
         "L2": {"BACKEND": "redis", "ALIAS": "default"}

@@ -12,8 +12,8 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-AUTO, OFF = "auto", "off"
-"""Values of `MODEL_HOST` that are no path."""
+AUTO, ON, OFF = "auto", "on", "off"
+"""Values of `LANE`; without ``on``, also of `MODEL_HOST`, where they are no path."""
 HOST_VARIABLE = "RECSERVE_HOST_SOCKET"
 """Environment variable by which ``manage.py serve`` tells its workers of their model host."""
 
@@ -55,6 +55,9 @@ class ServingSettings:
     model_host: str = AUTO
     """Where models run: ``auto``, ``off``, or the path of a model host's socket."""
 
+    lane: str = AUTO
+    """Whether the lane answers the hot endpoints: ``auto``, ``on`` or ``off``."""
+
     def host_socket(self) -> Path | None:
         """Return the socket of the model host that this process uses; None: it runs models itself.
 
@@ -94,6 +97,10 @@ def _checked(key: str, value: Any, type_: type) -> Any:
         if not isinstance(value, str | Path) or not str(value):
             raise ImproperlyConfigured(f"{where} must be a path, not {value!r}.")
         return Path(value)
+    if key == "LANE":
+        if value not in {AUTO, ON, OFF}:
+            raise ImproperlyConfigured(f"{where} must be 'auto', 'on' or 'off', not {value!r}.")
+        return value
     if issubclass(type_, str):
         if not isinstance(value, str) or not (value in {AUTO, OFF} or Path(value).is_absolute()):
             raise ImproperlyConfigured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -36,9 +37,17 @@ def log_settings() -> LogSettings:
     given = getattr(settings, "RECSERVE", {}).get("LOGGING", {})
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured('RECSERVE["LOGGING"] must be a dict.')
+    try:  # each request asks; the types, as 1 equals True
+        return _parsed(tuple((key, type(value), value) for key, value in given.items()))
+    except TypeError:
+        return _parsed.__wrapped__(tuple((key, type(v), v) for key, v in given.items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(given: tuple[tuple[str, type, Any], ...]) -> LogSettings:
     keys = [f.name.upper() for f in fields(LogSettings)]
     values: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, _, value in given:
         if key not in keys:
             close = difflib.get_close_matches(str(key), keys, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""

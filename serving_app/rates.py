@@ -17,7 +17,7 @@ from serving_app.access_conf import access_settings
 from serving_app.core.access import Access
 from serving_app.core.throttling import LocalRates, Rate
 
-__all__ = ["check", "check_sign_in", "limit", "reset", "shared"]
+__all__ = ["check", "check_sign_in", "count", "limit", "reset", "shared"]
 
 _lock = threading.Lock()
 _rates: tuple[LocalRates, RedisRates | None] | None = None
@@ -45,7 +45,16 @@ def check(access: Access, scope: str, cost: int = 1) -> None:
     """
     rate = limit(access, scope)
     if rate is not None:
-        _take(f"{scope}:{access.subject}", rate, cost)
+        count(access, scope, rate, cost)
+
+
+def count(access: Access, scope: str, rate: Rate, cost: int = 1) -> None:
+    """Do what `check` does, with the rate that `limit` gave.
+
+    Raises:
+        Throttled: That would be too many; nothing was counted.
+    """
+    _take(f"{scope}:{access.subject}", rate, cost)
 
 
 def check_sign_in(address: str, username: str) -> None:

@@ -71,6 +71,11 @@ def get_serving() -> Serving:
     return _serving
 
 
+def built() -> bool:
+    """Return whether `get_serving` has its objects, and waits for nothing."""
+    return _serving is not None
+
+
 def get_recommender() -> Recommender:
     """Return this process's recommender."""
     return get_serving().recommender

@@ -169,6 +169,7 @@ class GuardedLevel:
         self.level = level
         self.breaker = breaker
         self.name = level.name
+        self.waits = bool(getattr(level, "waits", False))
         self._refused = 0
         self._last = LevelStats()
 

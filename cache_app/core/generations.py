@@ -105,6 +105,7 @@ class Generations:
         load: Returns the invalidations after an epoch, as pairs of epoch and scope, oldest first.
             It raises `LevelUnavailable` if they cannot be read.
         hint: Returns what changes when there may be new ones; called at each request.
+        waits: Whether ``hint`` itself may wait, for a database.
     """
 
     def __init__(
@@ -112,7 +113,9 @@ class Generations:
         load: Callable[[int], Sequence[tuple[int, str]]],
         *,
         hint: Callable[[], Hashable],
+        waits: bool = False,
     ) -> None:
+        self._waits = waits
         self._load = load
         self._hint = hint
         self._lock = threading.Lock()
@@ -146,6 +149,10 @@ class Generations:
         if self._single_keys and entry:
             latest = max(latest, epochs.get(_entry_scope(entry), 0))
         return str(latest)
+
+    def at_once(self) -> bool:
+        """Return whether `of` would wait for nothing; an event loop asks."""
+        return not self._waits and not self._doubt and self._hint() == self._seen
 
     def refresh(self) -> None:
         """Read what is new, whatever the hint says."""

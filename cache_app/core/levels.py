@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from cache_app.core.tiers import TIERS, Tier, Tiers
 from plugins.contracts import InsertOrigin
@@ -81,7 +81,8 @@ class LevelStats:
 class Level(Protocol):
     """A place that keeps values. Any thread calls it, several at once.
 
-    Every method may raise `LevelUnavailable`; `Levels` then goes on without the level.
+    Every method may raise `LevelUnavailable`; `Levels` then goes on without the level. One whose
+    ``get`` may wait for a server says so by an attribute ``waits``, which is true.
     """
 
     @property
@@ -109,6 +110,10 @@ class Level(Protocol):
 
     def stats(self) -> LevelStats:
         """Return the counts."""
+
+
+Look: TypeAlias = tuple[tuple[int, Level], ...]
+"""Levels, with how many are above each: see `Levels.find`."""
 
 
 class Found(NamedTuple):
@@ -155,6 +160,13 @@ class Levels:
         if len(set(names)) != len(names):
             raise ValueError(f"Two levels have the same name: {names}.")
         self._levels = tuple(levels)
+        self._all = tuple(enumerate(levels))
+        waiting = [depth for depth, level in self._all if getattr(level, "waits", False)]
+        first = min(waiting, default=len(self._all))
+        self.quick: Look = self._all[:first]
+        """Where an event loop may look: the levels before the first that may wait for a server."""
+        self.slow: Look = self._all[first:]
+        """The others."""
         # A value must reach, and leave, the lower levels first: else a look-up in between
         # would promote the old value to the upper levels once more.
         self._upwards = self._levels[::-1]
@@ -169,15 +181,19 @@ class Levels:
         self._errors: Counter[str] = Counter()
         self._promotions: Counter[str] = Counter()
 
-    def find(self, key: str) -> Found | None:
+    def find(self, key: str, *, among: Look | None = None) -> Found | None:
         """Return the value from the first level that has a fresh one, or None.
 
         The levels above get it too, with its remaining lifetime. If all that the levels have is
         stale, it is returned as such, from the level that has the youngest.
+
+        Args:
+            key: Its key.
+            among: Where to look: `quick`, `slow`; None: everywhere.
         """
         stale: Found | None = None
         clock = self._clock
-        for depth, level in enumerate(self._levels):
+        for depth, level in self._all if among is None else among:
             try:
                 stored = level.get(key)
             except LevelUnavailable:

@@ -22,12 +22,13 @@ class SingleFlight(Generic[K, V]):
     The first to `join` a key leads: it must call `resolve` or `fail` in the end, whatever happens
     to it. All who joined hold the same future, so they get the same outcome, errors too; each
     waits with ``future.result(timeout)``. The future cannot be cancelled, as it is everyone's:
-    a waiter that runs out of time only stops waiting.
+    a waiter that runs out of time only stops waiting, and may say so by `leave`.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flights: dict[K, Future[V]] = {}
+        self._waiting: dict[K, int] = {}
         self._landed: dict[K, tuple[int, Future[V]]] = {}
         self._landings = 0
 
@@ -50,23 +51,45 @@ class SingleFlight(Generic[K, V]):
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
+                self._waiting[key] += 1
                 return flight, False
             number, landed = self._landed.get(key, (0, None))
             if landed is not None and since is not None and number > since:
                 return landed, False
             flight = self._flights[key] = Future()
+            self._waiting[key] = 1
             # A running future refuses to be cancelled.
             flight.set_running_or_notify_cancel()
             return flight, True
 
-    def resolve(self, key: K, result: V) -> None:
+    def leave(self, key: K, flight: Future[V]) -> bool:
+        """Stop waiting; return whether nobody waits any more, and the key is forgotten.
+
+        Each who joined may call it once. Whoever asks for the key after that leads anew; the
+        leader of before still resolves its own flight, or fails it.
+        """
+        with self._lock:
+            if self._flights.get(key) is not flight:
+                return False
+            self._waiting[key] -= 1
+            if self._waiting[key]:
+                return False
+            del self._flights[key], self._waiting[key]
+            return True
+
+    def resolve(self, key: K, result: V, *, flight: Future[V] | None = None) -> None:
         """Hand the result to all who wait, and forget the key.
+
+        Args:
+            key: What was computed.
+            result: What came of it.
+            flight: The leader's, which all may have left since; None: the key's.
 
         Raises:
             KeyError: The key is not under way.
         """
         with self._lock:
-            flight = self._flights.pop(key)
+            flight = self._take(key, flight)
             self._landings += 1
             self._landed.pop(key, None)
             self._landed[key] = (self._landings, flight)
@@ -74,12 +97,19 @@ class SingleFlight(Generic[K, V]):
                 del self._landed[next(iter(self._landed))]  # a dict keeps the order of insertion
         flight.set_result(result)
 
-    def fail(self, key: K, error: BaseException) -> None:
-        """Raise the error in all who wait, and forget the key.
+    def fail(self, key: K, error: BaseException, *, flight: Future[V] | None = None) -> None:
+        """Raise the error in all who wait, and forget the key. See `resolve`.
 
         Raises:
             KeyError: The key is not under way.
         """
         with self._lock:
-            flight = self._flights.pop(key)
+            flight = self._take(key, flight)
         flight.set_exception(error)
+
+    def _take(self, key: K, flight: Future[V] | None) -> Future[V]:
+        """Take a flight out, if it is still the key's. Called with the lock held."""
+        if flight is None or self._flights.get(key) is flight:
+            flight = self._flights.pop(key)
+            del self._waiting[key]
+        return flight

@@ -39,6 +39,9 @@ class FileFeatures:
         InvalidOptions: There is no such directory, or what it holds is damaged.
     """
 
+    waits = False
+    """A look-up asks no server: an event loop may make it."""
+
     def __init__(self, *, path: str) -> None:
         directory = Path(path)
         if not directory.is_dir():

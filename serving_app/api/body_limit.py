@@ -36,7 +36,7 @@ class BodyLimit:
         limit = serving_settings().max_body_bytes
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
-            await _refuse(send, limit)
+            await refuse(send, limit)
             return
         read = 0
 
@@ -51,10 +51,11 @@ class BodyLimit:
         try:
             await self._application(scope, receive_bounded, send)
         except _TooLarge:  # Django reads the whole body before it answers
-            await _refuse(send, limit)
+            await refuse(send, limit)
 
 
-async def _refuse(send: Send, limit: int) -> None:
+async def refuse(send: Send, limit: int) -> None:
+    """Answer 413, and end the connection."""
     body = msgspec.json.encode(
         with_request_id(
             problem(413, "body-too-large", f"The request body is larger than {limit} bytes.")

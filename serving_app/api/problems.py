@@ -107,7 +107,7 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
     """Return the problem details response of any exception that leaves a view."""
     set_rollback()
     headers: dict[str, str] = {}
-    body = with_request_id(_body(error, headers))
+    body = with_request_id(response_of(error, headers))
     if body["status"] == 500:
         logger.error("Unexpected error in %s", context["view"], exc_info=error)
     response = Response(body, status=body["status"], headers=headers)
@@ -117,7 +117,7 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
     return response
 
 
-def _body(error: Exception, headers: dict[str, str]) -> dict[str, Any]:
+def response_of(error: Exception, headers: dict[str, str]) -> dict[str, Any]:
     """Return the problem details of an exception, and add the headers that go with it."""
     if isinstance(error, errors.RecserveError):
         retry_after = _retry_after(error)

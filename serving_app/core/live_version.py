@@ -68,6 +68,8 @@ class LiveVersion:
         self._source = source
         self._columns = _columns(record, source)
         self._engine = engine
+        self.source_waits = source is not None and getattr(source, "waits", True)
+        """Whether `features_of` may wait: an event loop does not call it then."""
         self.outcomes = Outcomes(record.timeout)
         """How what somebody waited for ended."""
 

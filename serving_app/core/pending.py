@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -40,6 +41,24 @@ class Pending:
     """Whether the flight before this one, which should have renewed ``found``, failed."""
     alias: str = ""
     """What led to the version."""
+    leave: Callable[[], None] | None = None
+    """Says that this one does not wait for the flight any more."""
+
+    @property
+    def waits_for(self) -> Future[Ranking] | None:
+        """The computation without which there is no answer yet; None: `result` waits for none."""
+        if self.flight is None or self.revalidates or self.flight.done():
+            return None
+        return self.flight
+
+    def cancel(self) -> None:
+        """Say, once, that nobody waits for this answer.
+
+        If that holds for all who asked for it, what is still queued is not computed. What renews a
+        stale value goes on.
+        """
+        if self.leave is not None and not self.revalidates:
+            self.leave()
 
     def result(self, now: float) -> Recommendation:
         """Return the answer; wait for it, if need be, at most until the deadline.

@@ -12,10 +12,9 @@ from random import Random
 from cache_app.core.freshness import Freshness
 from cache_app.core.generations import Generations, scopes_of
 from cache_app.core.keys import digest_features, in_generation, recommendation_key, tags_of
-from cache_app.core.lease_waits import KeyLease, LeaseWaits
-from cache_app.core.levels import Found, Levels
+from cache_app.core.lease_waits import LeaseWaits
+from cache_app.core.levels import Found, Levels, Look
 from cache_app.core.negative import NegativeEntries, NegativeStats
-from cache_app.core.single_flight import SingleFlight
 from plugins import (
     InvalidInput,
     Priority,
@@ -24,6 +23,7 @@ from plugins import (
     RecserveError,
     Unavailable,
 )
+from serving_app.core.computations import Computations
 from serving_app.core.features import Row
 from serving_app.core.live_models import Lease, LiveModels
 from serving_app.core.live_version import LiveVersion
@@ -82,13 +82,17 @@ class Recommender:
         self._rng = rng or Random()  # noqa: S311  (it spreads expiries, and guards no secret)
         self._depth = depth
         self._negative = negative or NegativeEntries()
-        self._computed = computed
-        self._leases = leases
         self._clock = clock
-        self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
+        self._computations = Computations(
+            levels,
+            freshness=freshness,
+            negative=self._negative,
+            computed=computed,
+            leases=leases,
+            clock=clock,
+            rng=self._rng,
+        )
         self._failed_renewals = FailedRenewals()
-        self._urgencies: dict[tuple[str, int], Urgency] = {}
-        """Of the flights."""
         self._counts = RequestCounts()
 
     def recommend(self, request: RecommendationRequest) -> Recommendation:
@@ -111,59 +115,134 @@ class Recommender:
         Hits come from the cache; the misses of all requests share the model's batches.
         """
         started = self._clock()
-        submitted: list[Pending | RecserveError] = []
-        for request in requests:
-            try:
-                submitted.append(self._submit(request, started))
-            except RecserveError as error:
-                submitted.append(error)
+        submitted = [self.start(request, started) for request in requests]
         return [
-            self._finish(request, pending, started)
+            self.finish(request, pending, started)
             for request, pending in zip(requests, submitted, strict=True)
         ]
 
-    def _submit(self, request: RecommendationRequest, now: float) -> Pending:
-        """Look the request up, and start its computation, or join the one under way, if need be."""
-        lease = self._live.lease(request.model_name, request.user_id, request.alias)
+    def start(self, request: RecommendationRequest, started: float) -> Pending | RecserveError:
+        """Look the request up, and start its computation, or join the one under way, if need be.
+
+        Args:
+            request: The request.
+            started: When it came, by the clock.
+        """
+        try:
+            pending = self._submit(request, started)
+        except RecserveError as error:
+            return error
+        assert isinstance(pending, Pending), "only who must not wait is told to"
+        return pending
+
+    def start_at_once(
+        self, request: RecommendationRequest, started: float
+    ) -> Pending | RecserveError | Callable[[], Pending | RecserveError]:
+        """Do what `start` does, if that waits for nothing: for an event loop.
+
+        What is returned else may wait for a database, a level or a feature source: call it on a
+        thread, and it does the rest.
+        """
+        try:
+            return self._submit(request, started, at_once=True)
+        except RecserveError as error:
+            return error
+
+    def _rest(
+        self, request: RecommendationRequest, started: float, since: int
+    ) -> Pending | RecserveError:
+        """Do what `start_at_once` left undone after looking where it could."""
+        try:
+            pending = self._submit(request, started, since=since)
+        except RecserveError as error:
+            return error
+        assert isinstance(pending, Pending), "only who must not wait is told to"
+        return pending
+
+    def _submit(
+        self,
+        request: RecommendationRequest,
+        now: float,
+        *,
+        at_once: bool = False,
+        since: int | None = None,
+    ) -> Pending | Callable[[], Pending | RecserveError]:
+        """Look up, and compute; ``since``: the quick levels were asked then, and had nothing."""
+        asked = request.model_name, request.user_id, request.alias
+        lease = self._live.find(*asked) if at_once else self._live.lease(*asked)
+        if lease is None:  # why, the database says
+            return functools.partial(self.start, request, now)
         try:
             version, record, alias = lease.version, lease.version.record, lease.alias
             deadline = now + (record.timeout if request.timeout is None else request.timeout)
             # Given features are checked even if the answer is cached: a hit hides no bad request.
             row = None if request.features is None else version.layout.row(request.features)
+            if at_once and not self._generations.at_once():
+                return functools.partial(self.start, request, now)
             key = self._key(request, version, row)
-            moment = self._flights.moment()
-            found = self._find(key, request)
+            if since is None:
+                moment = self._computations.moment()
+                found = self._find(key, request, self._levels.quick if at_once else None)
+            else:
+                moment = since
+                found = self._find(key, request, self._levels.slow)
             if found is not None and not found.stale_for:
                 return Pending(request, record, deadline, found, None, alias=alias)
-            refused = self._negative.find(key)
-            if refused is not None:
-                return Pending(request, record, deadline, None, None, refused, alias=alias)
-            renewed = self._renewal_of(key, found)
-            try:
-                renews = self._renews(found)
-                # Nobody waits for a renewal, so it has all of the model's time.
-                urgency = (
-                    Urgency(max(request.priority, Priority.REFRESH), now + record.timeout)
-                    if renews
-                    else Urgency(request.priority, deadline)
-                )
-                flight = self._compute(
-                    key, request, row, lease, urgency, since=moment, renewed=renewed
-                )
-            except RecserveError as error:
-                stands_in = found if isinstance(error, Unavailable) else None
-                return Pending(request, record, deadline, stands_in, None, error, alias=alias)
-            if found is None or not renews:
-                return Pending(request, record, deadline, found, flight, alias=alias)
-            failed = self._failed_renewals.includes(key, found.created)
-            return Pending(
-                *(request, record, deadline, found, flight),
-                revalidates=True,
-                renewal_failed=failed,
-                alias=alias,
-            )
+            if at_once and (self._levels.slow or (row is None and version.source_waits)):
+                if found is not None:  # which the other levels may have fresh
+                    return functools.partial(self.start, request, now)
+                return functools.partial(self._rest, request, now, moment)
+            return self._compute(request, key, row, lease, found, deadline=deadline, since=moment)
         finally:
             lease.release()
+
+    def _compute(
+        self,
+        request: RecommendationRequest,
+        key: str,
+        row: Row | None,
+        lease: Lease,
+        found: Found | None,
+        *,
+        deadline: float,
+        since: int,
+    ) -> Pending:
+        """Compute what was not found fresh, unless it is known to be refused."""
+        version, record, alias = lease.version, lease.version.record, lease.alias
+        refused = self._negative.find(key)
+        if refused is not None:
+            return Pending(request, record, deadline, None, None, refused, alias=alias)
+        renews = self._renews(found)
+        # Nobody waits for a renewal, so it has all of the model's time.
+        urgency = (
+            Urgency(max(request.priority, Priority.REFRESH), self._clock() + record.timeout)
+            if renews
+            else Urgency(request.priority, deadline)
+        )
+        depth = self._depth_for(request)
+        try:
+            flight = self._computations.start(
+                key,
+                depth,
+                functools.partial(_row_of, version, request, row),
+                lease,
+                urgency,
+                since=since,
+                renewed=self._renewal_of(key, found),
+            )
+        except RecserveError as error:
+            stands_in = found if isinstance(error, Unavailable) else None
+            return Pending(request, record, deadline, stands_in, None, error, alias=alias)
+        if found is None or not renews:
+            leave = functools.partial(self._computations.leave, key, depth, flight)
+            return Pending(request, record, deadline, found, flight, alias=alias, leave=leave)
+        failed = self._failed_renewals.includes(key, found.created)
+        return Pending(
+            *(request, record, deadline, found, flight),
+            revalidates=True,
+            renewal_failed=failed,
+            alias=alias,
+        )
 
     def key(self, request: RecommendationRequest) -> str:
         """Return the cache key under which the answer to a request is, or would be.
@@ -208,9 +287,11 @@ class Recommender:
         )
         return in_generation(entry, self._generations.of(scopes, entry))
 
-    def _find(self, key: str, request: RecommendationRequest) -> Found | None:
+    def _find(
+        self, key: str, request: RecommendationRequest, among: Look | None = None
+    ) -> Found | None:
         """Return what the cache has, if it is deep enough, and not too stale, for the request."""
-        found = self._levels.find(key)
+        found = self._levels.find(key, among=among)
         if found is None or found.stale_for > self._freshness.longest_stale:
             return None
         return None if found.value.cut(request.k, request.exclude) is None else found
@@ -227,157 +308,6 @@ class Recommender:
             return None
         return functools.partial(self._failed_renewals.note, key, found.created)
 
-    def _compute(
-        self,
-        key: str,
-        request: RecommendationRequest,
-        row: Row | None,
-        lease: Lease,
-        urgency: Urgency,
-        *,
-        since: int,
-        renewed: Callable[[Future[Ranking]], None] | None,
-    ) -> Future[Ranking]:
-        """Return the future of the key's ranking; the first to ask starts its computation.
-
-        While another process computes it, this one waits for half of the caller's seconds at most:
-        the other half is for computing it here, if nothing comes. ``renewed`` hears how a
-        computation ends that this call has started.
-        """
-        depth = self._depth_for(request)
-        flight, leads = self._flights.join((key, depth), since=since)
-        if not leads:
-            if (joined := self._urgencies.get((key, depth))) is not None:
-                joined.join(urgency.priority, urgency.deadline)
-            return flight
-        if renewed is not None:
-            flight.add_done_callback(renewed)
-        self._urgencies[key, depth] = urgency
-        flight.add_done_callback(lambda _: self._forget(key, depth, urgency))
-        try:
-            if row is None:
-                row = lease.version.features_of(request.user_id, request.context)
-        except BaseException as error:
-            self._fail(key, depth, error)
-            raise
-        own = lease.share()  # keeps the version open until the computation has landed
-        begin = functools.partial(self._begin, key, row, depth, lease=own, urgency=urgency)
-        if self._leases is None:
-            begin(None)
-        else:
-            self._leases.take(key, begin, within=(urgency.deadline - self._clock()) / 2)
-        if flight.done() and (failure := flight.exception()) is not None:
-            raise failure
-        return flight
-
-    def _begin(
-        self,
-        key: str,
-        row: Row,
-        depth: int,
-        key_lease: KeyLease | None,
-        *,
-        lease: Lease,
-        urgency: Urgency,
-    ) -> None:
-        """Start a computation, unless another process has made it meanwhile.
-
-        Runs on the thread of the waits if there was something to wait for. Errors are the flight's.
-        """
-
-        def release(computed: Ranking | None = None) -> None:
-            try:
-                if computed is not None and self._computed is not None:
-                    self._computed(lease, row, depth, computed)
-            finally:
-                lease.release()
-                if self._leases is not None and key_lease is not None:
-                    self._leases.release(key_lease)
-
-        try:
-            made = self._made_elsewhere(key, depth, key_lease)
-            started = self._clock()  # what others took is none of the value's cost
-            if made is None:
-                computation = self._queue(lease.version, key, row, depth, urgency)
-        except BaseException as error:  # noqa: BLE001  (handed to every waiter)
-            self._fail(key, depth, error)
-            release()
-            return
-        if made is None:
-            computation.add_done_callback(
-                lambda done: self._landed(done, key, depth, started, release)
-            )
-        else:
-            self._flights.resolve((key, depth), made)
-            release()
-
-    def _queue(
-        self,
-        version: LiveVersion,
-        key: str,
-        row: Row,
-        depth: int,
-        urgency: Urgency,
-    ) -> Future[Ranking]:
-        """Queue a row as urgently as those say who wait for it, now and later."""
-        priority, deadline = urgency.priority, urgency.deadline
-        computation = version.submit(
-            row, depth, seconds=deadline - self._clock(), priority=priority, key=key
-        )
-        urgency.queued(
-            priority,
-            deadline,
-            lambda better, later: version.raise_priority(
-                computation, better, seconds=later - self._clock()
-            ),
-        )
-        return computation
-
-    def _forget(self, key: str, depth: int, urgency: Urgency) -> None:
-        """Forget how urgent a flight was that has landed; another may be under way already."""
-        if self._urgencies.get((key, depth)) is urgency:
-            self._urgencies.pop((key, depth), None)
-
-    def _made_elsewhere(self, key: str, depth: int, key_lease: KeyLease | None) -> Ranking | None:
-        """Return the ranking that another process stored before we had the key's lease."""
-        if key_lease is None or not key_lease.stored:
-            return None
-        found = self._levels.find(key)
-        if found is None or found.stale_for or found.value.cut(depth, ()) is None:
-            return None
-        ranking: Ranking = found.value
-        return ranking
-
-    def _landed(
-        self,
-        done: Future[Ranking],
-        key: str,
-        depth: int,
-        started: float,
-        release: Callable[[Ranking | None], None],
-    ) -> None:
-        """Store a computed ranking, and hand it to all who wait. Runs on a batcher thread."""
-        ranking = None
-        try:
-            error = done.exception()
-            if error is not None:
-                self._fail(key, depth, error)
-                return
-            ranking = done.result()
-            cost = self._clock() - started
-            lifetime = self._freshness.lifetime(cost, self._rng)
-            try:
-                self._levels.store(key, ranking, ttl=lifetime.ttl, stale=lifetime.stale, cost=cost)
-            finally:
-                self._flights.resolve((key, depth), ranking)
-        finally:
-            release(ranking)
-
-    def _fail(self, key: str, depth: int, error: BaseException) -> None:
-        """Hand an error to all who wait, and remember it if it is the question's fault."""
-        self._negative.remember(key, error)
-        self._flights.fail((key, depth), error)
-
     def _depth_for(self, request: RecommendationRequest) -> int:
         """Return a depth that leaves ``k`` items whatever is excluded, in powers of two."""
         depth = self._depth
@@ -385,23 +315,48 @@ class Recommender:
             depth *= 2
         return depth
 
-    def _finish(
+    def finish(
         self, request: RecommendationRequest, pending: Pending | RecserveError, started: float
     ) -> Recommendation | RecserveError:
-        """Return the answer, or a fallback's answer, or the error; count it."""
-        result: Recommendation | RecserveError
-        lookup = None
-        if isinstance(pending, RecserveError):
-            result = pending
-        else:
-            try:
-                result = pending.result(self._clock())
-            except RecserveError as error:
-                result = error
-            lookup = _lookup(result)
+        """Return the answer, or a fallback's answer, or the error; count it. It may wait."""
+        result, lookup = self._outcome(pending)
         if isinstance(result, Unavailable):
             stand_in = self._fallback(request, result)
             result = result if stand_in is None else replace(stand_in, degraded=True)
+        return self._counted(request, result, lookup, started)
+
+    def finish_at_once(
+        self, request: RecommendationRequest, pending: Pending | RecserveError, started: float
+    ) -> Recommendation | RecserveError | Callable[[], Recommendation | RecserveError]:
+        """Do what `finish` does, if no fallback is to be asked; what is returned else asks it.
+
+        For an event loop: call it when ``pending`` waits for nothing, or its deadline has come.
+        """
+        result, lookup = self._outcome(pending)
+        if isinstance(result, Unavailable):
+            return functools.partial(self.finish, request, pending, started)
+        return self._counted(request, result, lookup, started)
+
+    def _outcome(
+        self, pending: Pending | RecserveError
+    ) -> tuple[Recommendation | RecserveError, str | None]:
+        """Return what came of a request, and how its look-up ended, if there was one."""
+        result: Recommendation | RecserveError
+        if isinstance(pending, RecserveError):
+            return pending, None
+        try:
+            result = pending.result(self._clock())
+        except RecserveError as error:
+            result = error
+        return result, _lookup(result)
+
+    def _counted(
+        self,
+        request: RecommendationRequest,
+        result: Recommendation | RecserveError,
+        lookup: str | None,
+        started: float,
+    ) -> Recommendation | RecserveError:
         self._counts.count(
             request.model_name, result, self._clock() - started, segment=SEGMENT, lookup=lookup
         )
@@ -414,6 +369,11 @@ class Recommender:
     def negative_stats(self) -> NegativeStats:
         """Return what was counted of questions that were refused out of the cache."""
         return self._negative.stats()
+
+
+def _row_of(version: LiveVersion, request: RecommendationRequest, row: Row | None) -> Row:
+    """Return the row of a request: its own features, or its user's."""
+    return version.features_of(request.user_id, request.context) if row is None else row
 
 
 def _lookup(result: Recommendation | RecserveError) -> str:

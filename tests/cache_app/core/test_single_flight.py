@@ -145,3 +145,20 @@ def test_however_many_threads_ask_for_a_cold_key_it_is_computed_once():
         for thread in threads:
             thread.join(10)
         assert computed == [1]
+
+
+def test_the_last_who_leaves_takes_the_key_along():
+    flights = SingleFlight()
+    first, _ = flights.join("key")
+    assert flights.join("key") == (first, False)
+    assert not flights.leave("key", first), "another one waits"
+    assert flights.leave("key", first)
+    assert len(flights) == 0
+    second, leads = flights.join("key")
+    assert leads, "whoever comes after that computes anew"
+    assert not flights.leave("key", first), "that flight is not the key's any more"
+    flights.resolve("key", 1, flight=first)
+    assert (first.result(0), second.done()) == (1, False)
+    flights.fail("key", ZeroDivisionError(), flight=second)
+    assert isinstance(second.exception(0), ZeroDivisionError)
+    assert len(flights) == 0

@@ -43,6 +43,7 @@ class FakeVersion:
             "default", number, "m.npz", "0" * 64, "fake", "c.csv", "0" * 64, ("a", "b")
         )
         self.fingerprint = "f00d"
+        self.source_waits = True
         self.layout = FeatureLayout(("a", "b"))
         self.catalogue = Catalogue(ITEMS, ITEMS)
         self.submitted = []
@@ -492,14 +493,14 @@ def test_a_computation_is_as_urgent_as_the_most_urgent_who_waits_for_it(make, ve
     version.held = True
     recommender = make(clock=clock)
     warm = request(priority=Priority.WARM_UP, timeout=2.0)
-    recommender._submit(warm, clock())
-    recommender._submit(request(timeout=1.0), clock())
-    recommender._submit(request(timeout=0.5), clock())
-    recommender._submit(request(timeout=5.0), clock())
+    recommender.start(warm, clock())
+    recommender.start(request(timeout=1.0), clock())
+    recommender.start(request(timeout=0.5), clock())
+    recommender.start(request(timeout=5.0), clock())
     assert version.asked == [(2.0, Priority.WARM_UP)]
     assert version.raised == [(Priority.LIVE, 2.0), (Priority.LIVE, 5.0)]
     version.answer_all()
-    assert recommender._urgencies == {}
+    assert recommender._computations._under_way == {}
 
 
 @pytest.mark.contract("S5")

@@ -1,0 +1,214 @@
+"""The lane: an ASGI application in front of Django that answers the hot endpoints itself.
+
+It takes a request only if it is of the usual form; whatever is out of the ordinary (a browser's,
+one with a cookie or without a token, another method, another media type, …) goes to Django, so
+that both give the same answer. What must wait for a database, a Redis or a plugin does so on a
+thread; a hit never leaves the thread of the event loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from rest_framework import exceptions
+
+from plugins import Recommendation, RecommendationRequest, RecserveError, TokenNotValid
+from serving_app import access, rates, request_log, wiring
+from serving_app.api.answers import etag
+from serving_app.api.authentication import bearer
+from serving_app.api.json import LenientJSONParser
+from serving_app.api.lane_http import (
+    LIVE,
+    PREDICT,
+    READY,
+    BodyTooLarge,
+    Exchange,
+    Gone,
+    Receive,
+    Scope,
+    Send,
+)
+from serving_app.api.lane_waits import landed, on_thread
+from serving_app.api.predictions import Batch, batch, note_answer, note_question, question
+from serving_app.api.problems import CONTENT_TYPE, response_of, with_request_id
+from serving_app.core.access import CHALLENGE, Access
+from serving_app.core.pending import Pending
+from serving_app.core.request_record import under_way
+
+__all__ = ["Lane"]
+
+logger = logging.getLogger(__name__)
+
+Outcome = Recommendation | RecserveError
+
+_PROBLEM = CONTENT_TYPE.encode()
+_parser = LenientJSONParser()
+
+
+class Lane:
+    """Answers the hot endpoints, and gives every other request to another application.
+
+    Args:
+        application: Answers all else; it sees requests as they came.
+        aside: Runs what may wait, and returns what it returned; None: on threads of the lane's own.
+    """
+
+    def __init__(
+        self,
+        application: Callable[[Scope, Receive, Send], Awaitable[None]],
+        *,
+        aside: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
+    ) -> None:
+        self._application = application
+        self._aside = on_thread if aside is None else aside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        exchange = Exchange.of(scope, receive, send) if scope["type"] == "http" else None
+        if exchange is None:
+            await self._application(scope, receive, send)
+            return
+        token = under_way.set(exchange.record)
+        try:
+            await self._answer(exchange)
+        except Gone:
+            pass
+        finally:
+            under_way.reset(token)
+            request_log.finished(exchange.record)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        more: dict[str, str] = {}
+        try:
+            if exchange.path in {LIVE, READY}:
+                status, content = _health(exchange.path, more)
+            else:
+                status, content = 200, await self._posted(exchange)
+        except BodyTooLarge:
+            await exchange.refuse_body()
+        except Gone:
+            raise
+        except Exception as error:  # each has its problem details, as in Django's door
+            problem = with_request_id(response_of(error, more))
+            if problem["status"] == 500:
+                logger.exception("Unexpected error in %s", exchange.path)
+            content = msgspec.json.encode(problem)
+            await exchange.answer(content, status=problem["status"], kind=_PROBLEM, more=more)
+        else:
+            await exchange.answer(content, status=status, more=more)
+
+    async def _posted(self, exchange: Exchange) -> bytes:
+        """Return the body of the answer to a POST."""
+        body = await exchange.body()
+        granted = await self._access(exchange.headers[b"authorization"])
+        exchange.record.caller = granted.subject
+        if not granted.may("predict"):
+            raise exceptions.PermissionDenied
+        if exchange.path == PREDICT:
+            await self._throttle(granted, exchange, 1)
+            return await self._predict(_decoded(body), granted, exchange)
+        return await self._predict_batch(_decoded(body), granted, exchange)
+
+    async def _access(self, authorization: bytes) -> Access:
+        try:
+            token = bearer(authorization)
+            assert token is not None, "others go to Django"
+            found = access.remembered(token)
+            if found is not None:
+                return found
+            verified: Access = await self._aside(functools.partial(access.verify, token))
+        except TokenNotValid as error:
+            refused = exceptions.AuthenticationFailed(str(error), code="token_not_valid")
+            refused.auth_header = CHALLENGE  # type: ignore[attr-defined]  # DRF's views set it so
+            raise refused from error
+        return verified
+
+    async def _throttle(self, granted: Access, exchange: Exchange, cost: int) -> None:
+        rate = exchange.settings.rate(granted)
+        if rate is None:
+            return
+        if rates.shared():
+            await self._aside(functools.partial(rates.count, granted, "predict", rate, cost))
+        else:
+            rates.count(granted, "predict", rate, cost)
+
+    async def _predict(self, body: Any, granted: Access, exchange: Exchange) -> bytes:
+        started = time.perf_counter()
+        asked = question(body, granted, exchange.settings.limits)
+        note_question(asked)
+        recommender, now = wiring.get_recommender(), time.monotonic()
+        pending = recommender.start_at_once(asked.request, now)
+        if callable(pending):
+            pending = await self._aside(pending)
+        if isinstance(pending, Pending) and pending.waits_for is not None:
+            await landed([pending], exchange.disconnected())
+        result = recommender.finish_at_once(asked.request, pending, now)
+        if callable(result):
+            result = await self._aside(result)
+        if isinstance(result, RecserveError):
+            raise result
+        note_answer(result)
+        return msgspec.json.encode(asked.answer(result, started))
+
+    async def _predict_batch(self, body: Any, granted: Access, exchange: Exchange) -> bytes:
+        started = time.perf_counter()
+        bodies, batch_id = batch(body, exchange.settings.limits)
+        exchange.record.source = "batch"
+        await self._throttle(granted, exchange, len(bodies))
+        asked = Batch(bodies, batch_id, granted, exchange.settings.limits)
+        results = await self._many(asked.requests, exchange)
+        return msgspec.json.encode(asked.answer(results, started))
+
+    async def _many(
+        self, requests: Sequence[RecommendationRequest], exchange: Exchange
+    ) -> list[Outcome]:
+        """Return what comes of requests, in order."""
+        recommender, now = wiring.get_recommender(), time.monotonic()
+        begun = [recommender.start_at_once(request, now) for request in requests]
+        started = await self._together(begun)
+        waiting = [
+            each for each in started if isinstance(each, Pending) and each.waits_for is not None
+        ]
+        if waiting:
+            await landed(waiting, exchange.disconnected())
+        return await self._together(
+            [
+                recommender.finish_at_once(request, pending, now)
+                for request, pending in zip(requests, started, strict=True)
+            ]
+        )
+
+    async def _together(self, parts: Sequence[Any]) -> list[Any]:
+        """Return parts, with what is still to be called replaced by what it returned."""
+        if not any(callable(each) for each in parts):
+            return list(parts)
+
+        def call() -> list[Any]:
+            return [each() if callable(each) else each for each in parts]
+
+        called: list[Any] = await self._aside(call)
+        return called
+
+
+def _decoded(body: bytes) -> Any:
+    if not body:
+        return {}  # as Django REST framework takes it
+    try:
+        return _parser.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise exceptions.ParseError(f"The body is not JSON: {error}") from error
+
+
+def _health(path: str, more: dict[str, str]) -> tuple[int, bytes]:
+    """Return status and body, and add what headers go with them."""
+    if path == LIVE or wiring.get_serving().reconciler.ready.is_set():
+        content = msgspec.json.encode({"status": "ok"})
+        more["ETag"] = etag(content)
+        return 200, content
+    more["Retry-After"] = "1"
+    return 503, msgspec.json.encode({"status": "starting"})

@@ -1,0 +1,166 @@
+"""What the lane needs of Django's settings, read once: whether it may answer, and its headers."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
+from django.middleware.clickjacking import XFrameOptionsMiddleware
+from django.middleware.security import SecurityMiddleware
+
+from serving_app.access_conf import access_settings
+from serving_app.conf import OFF, ON, serving_settings
+from serving_app.core.access import Access
+from serving_app.core.throttling import Rate
+
+__all__ = ["LaneSettings", "lane_settings"]
+
+logger = logging.getLogger(__name__)
+
+Header = tuple[bytes, bytes]
+
+_MIDDLEWARE = frozenset(
+    {
+        "serving_app.api.request_ids.request_ids",
+        "corsheaders.middleware.CorsMiddleware",
+        "serving_app.api.answers.api_answers",
+        "django.middleware.security.SecurityMiddleware",
+        "whitenoise.middleware.WhiteNoiseMiddleware",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.middleware.common.CommonMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+        "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    }
+)
+"""What the lane does, or what does nothing to a request that it takes."""
+_REST = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "serving_app.api.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_THROTTLE_CLASSES": ["serving_app.api.throttles.RoleThrottle"],
+    "DEFAULT_RENDERER_CLASSES": [
+        "serving_app.api.json.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "EXCEPTION_HANDLER": "serving_app.api.problems.exception_handler",
+}
+"""What the lane does as well."""
+_HOSTS = 100
+"""Host headers remembered."""
+
+
+class LaneSettings:
+    """The settings as they were when this was made. The event loop's thread uses it."""
+
+    def __init__(self) -> None:
+        self.limits = serving_settings()
+        self.on = _is_on(self.limits.lane)
+        self._read_from = _now()
+        self.redirects: bool = settings.SECURE_SSL_REDIRECT
+        """Whether a request that did not come by HTTPS is sent there; Django does it."""
+        self._throttles = access_settings().throttles["predict"]
+        self._hosts: dict[bytes, bool] = {}
+        self._headers: dict[tuple[str, bool], list[Header]] = {}
+
+    def are_current(self) -> bool:
+        """Return whether no setting has been replaced since, as tests do."""
+        recserve, hosts, middleware = self._read_from
+        return (
+            settings.RECSERVE is recserve
+            and settings.ALLOWED_HOSTS is hosts
+            and settings.MIDDLEWARE is middleware
+        )
+
+    def rate(self, access: Access) -> Rate | None:
+        """Return the caller's rate, as `serving_app.rates.limit` does."""
+        if not self._throttles:
+            return None
+        role = access.role
+        return self._throttles[role] if role in self._throttles else self._throttles.get("")
+
+    def is_allowed(self, host: bytes | None) -> bool:
+        """Return whether Django would answer at this host."""
+        if host is None:
+            return False
+        known = self._hosts.get(host)
+        if known is None:
+            request = HttpRequest()
+            request.META = {"HTTP_HOST": host.decode("latin-1"), "SERVER_PORT": "80"}
+            try:
+                known = bool(request.get_host())
+            except DisallowedHost:
+                known = False
+            if len(self._hosts) >= _HOSTS:
+                self._hosts.clear()
+            self._hosts[host] = known
+        return known
+
+    def headers(self, allow: str, *, secure: bool) -> list[Header]:
+        """Return what every answer of an endpoint carries, as Django's middleware would set it."""
+        found = self._headers.get((allow, secure))
+        if found is None:
+            found = self._headers[allow, secure] = _headers(allow, secure=secure)
+        return found
+
+
+_current: LaneSettings | None = None
+
+
+def lane_settings() -> LaneSettings:
+    """Return the settings; they are read again when they were replaced."""
+    global _current  # noqa: PLW0603  (one set per process)
+    found = _current
+    if found is None or not found.are_current():
+        found = _current = LaneSettings()
+    return found
+
+
+def _now() -> tuple[Any, Any, Any]:
+    return settings.RECSERVE, settings.ALLOWED_HOSTS, settings.MIDDLEWARE
+
+
+def _is_on(lane: str) -> bool:
+    """Return whether the lane answers; it must not go round a deployment's own middleware."""
+    if lane == OFF:
+        return False
+    if lane == ON:
+        return True
+    rest = getattr(settings, "REST_FRAMEWORK", {})
+    strange = [each for each in settings.MIDDLEWARE if each not in _MIDDLEWARE]
+    strange += [key for key, value in _REST.items() if rest.get(key) != value]
+    if settings.USE_X_FORWARDED_HOST or settings.SECURE_PROXY_SSL_HEADER:
+        strange.append("USE_X_FORWARDED_HOST or SECURE_PROXY_SSL_HEADER")
+    if strange:
+        logger.warning(
+            "Django answers every request, as the lane knows nothing of %s; "
+            "LANE = 'on' lets the lane answer all the same",
+            ", ".join(strange),
+        )
+    return not strange
+
+
+def _headers(allow: str, *, secure: bool) -> list[Header]:
+    request = HttpRequest()
+    request.META = {"wsgi.url_scheme": "https"} if secure else {}
+    request.is_secure = lambda: secure  # type: ignore[method-assign]  # of this one
+    response = HttpResponse(headers={"Allow": allow, "Cache-Control": "private, no-cache"})
+    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    for middleware in (XFrameOptionsMiddleware, SecurityMiddleware):
+        if f"{middleware.__module__}.{middleware.__name__}" in settings.MIDDLEWARE:
+            response = _through(middleware, request, response)
+    del response.headers["Content-Type"]
+    return [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers.items()
+    ]
+
+
+def _through(middleware: Any, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    answered: HttpResponse = middleware(lambda _: response).process_response(request, response)
+    return answered

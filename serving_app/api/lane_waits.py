@@ -1,0 +1,90 @@
+"""How the event loop waits: for a thread, or for computations, unless the client goes first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from django.db import close_old_connections
+
+from serving_app.api.lane_http import Gone
+from serving_app.core.pending import Pending
+
+__all__ = ["landed", "on_thread"]
+
+Result = TypeVar("Result")
+
+_THREADS = 16
+"""For what waits: look-ups in Redis, feature sources, tokens that are new."""
+
+
+async def landed(pendings: Sequence[Pending], disconnected: Coroutine[Any, Any, None]) -> None:
+    """Wait until answers are there, or the last deadline; what nobody waits for is given up.
+
+    Args:
+        pendings: Answers that wait for computations.
+        disconnected: Ends when the client has gone.
+
+    Raises:
+        Gone: The client has gone first.
+    """
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+    under_way_now = len(pendings)
+
+    def wake(*_: object) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def arrived() -> None:
+        nonlocal under_way_now
+        under_way_now -= 1
+        if not under_way_now:
+            wake()
+
+    def one_landed(_: Future[Any]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(arrived)
+
+    for pending in pendings:
+        assert pending.flight is not None, "else it waits for nothing"
+        pending.flight.add_done_callback(one_landed)
+    seconds = max(pending.deadline for pending in pendings) - time.monotonic()
+    timer = loop.call_later(max(0.0, seconds), wake)
+    watch = loop.create_task(disconnected)
+    watch.add_done_callback(wake)
+    try:
+        await waiter
+        if watch.done():
+            raise Gone
+    finally:
+        timer.cancel()
+        watch.cancel()
+        for pending in pendings:
+            if pending.waits_for is not None:
+                pending.cancel()
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, thread_name_prefix="lane")
+
+
+async def on_thread(call: Callable[[], Result]) -> Result:
+    """Return what a call returns that may wait."""
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(
+        _threads(), context.run, _and_let_go, call
+    )
+
+
+def _and_let_go(call: Callable[[], Result]) -> Result:
+    try:
+        return call()
+    finally:
+        close_old_connections()  # a thread's is its own, and nobody else ends it

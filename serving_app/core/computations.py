@@ -1,0 +1,254 @@
+"""Computations under way: one per key, leased, queued, stored, handed to all who wait."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from random import Random
+
+from cache_app.core.freshness import Freshness
+from cache_app.core.lease_waits import KeyLease, LeaseWaits
+from cache_app.core.levels import Levels
+from cache_app.core.negative import NegativeEntries
+from cache_app.core.single_flight import SingleFlight
+from serving_app.core.features import Row
+from serving_app.core.live_models import Lease
+from serving_app.core.ranking import Ranking
+from serving_app.core.urgency import Urgency
+
+__all__ = ["Computations"]
+
+
+class _Computation:
+    """One flight, and what is known of its work."""
+
+    __slots__ = ("depth", "flight", "given_up", "key", "urgency", "work")
+
+    def __init__(self, key: str, depth: int, flight: Future[Ranking], urgency: Urgency) -> None:
+        self.key = key
+        self.depth = depth
+        self.flight = flight
+        self.urgency = urgency
+        self.work: Future[Ranking] | None = None
+        """What is queued; None: nothing is yet, or another process computes it."""
+        self.given_up = False
+        """Whether nobody waits any more."""
+
+
+class Computations:
+    """Computes what the cache does not have. Any thread calls it, many at once.
+
+    Args:
+        levels: The cache, where what was computed is stored.
+        freshness: How long that is fresh.
+        negative: Remembers questions that were refused.
+        computed: See `serving_app.core.recommender.Recommender`.
+        leases: Lets one process of all that share a level compute a key; None: each does.
+        clock: Monotonic seconds.
+        rng: Draws jitter.
+    """
+
+    def __init__(
+        self,
+        levels: Levels,
+        *,
+        freshness: Freshness,
+        negative: NegativeEntries,
+        computed: Callable[[Lease, Row, int, Ranking], None] | None,
+        leases: LeaseWaits | None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Random,
+    ) -> None:
+        self._levels = levels
+        self._freshness = freshness
+        self._negative = negative
+        self._computed = computed
+        self._leases = leases
+        self._clock = clock
+        self._rng = rng
+        self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
+        self._under_way: dict[tuple[str, int], _Computation] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def moment(self) -> int:
+        """Return what `start` takes as ``since``: call it before looking into the cache."""
+        return self._flights.moment()
+
+    def start(
+        self,
+        key: str,
+        depth: int,
+        features: Callable[[], Row],
+        lease: Lease,
+        urgency: Urgency,
+        *,
+        since: int,
+        renewed: Callable[[Future[Ranking]], None] | None,
+    ) -> Future[Ranking]:
+        """Return the future of the key's ranking; the first to ask starts its computation.
+
+        While another process computes it, this one waits for half of the caller's seconds at most:
+        the other half is for computing it here, if nothing comes. Whoever does not wait any more
+        calls `leave`.
+
+        Args:
+            key: The cache key.
+            depth: How many items are wanted.
+            features: Returns the row; called by the first to ask alone.
+            lease: The version.
+            urgency: Of the caller.
+            since: The `moment` before the caller looked into the cache.
+            renewed: Hears how the computation ends, if this call has started it.
+        """
+        flight, leads = self._flights.join((key, depth), since=since)
+        if not leads:
+            if (joined := self._under_way.get((key, depth))) is not None:
+                joined.urgency.join(urgency.priority, urgency.deadline)
+            return flight
+        computation = _Computation(key, depth, flight, urgency)
+        if renewed is not None:
+            flight.add_done_callback(renewed)
+        self._under_way[key, depth] = computation
+        flight.add_done_callback(lambda _: self._forget(computation))
+        try:
+            row = features()
+        except BaseException as error:
+            self._fail(computation, error)
+            raise
+        own = lease.share()  # keeps the version open until the computation has landed
+        begin = functools.partial(self._begin, computation, row, lease=own)
+        if self._leases is None:
+            begin(None)
+        else:
+            self._leases.take(key, begin, within=(urgency.deadline - self._clock()) / 2)
+        if flight.done() and (failure := flight.exception()) is not None:
+            raise failure
+        return flight
+
+    def leave(self, key: str, depth: int, flight: Future[Ranking]) -> None:
+        """Stop waiting for a flight; what nobody waits for is taken out of the queue.
+
+        What runs already goes on, and is stored. The flight of what does not is cancelled.
+        """
+        computation = self._under_way.get((key, depth))
+        if computation is None or computation.flight is not flight:
+            return
+        work = computation.work
+        if (work is not None and work.running()) or not self._flights.leave((key, depth), flight):
+            return
+        computation.given_up = True
+        self._forget(computation)
+        if (work := computation.work) is not None:
+            work.cancel()
+
+    def _begin(
+        self, computation: _Computation, row: Row, key_lease: KeyLease | None, *, lease: Lease
+    ) -> None:
+        """Start a computation, unless another process has made it meanwhile.
+
+        Runs on the thread of the waits if there was something to wait for. Errors are the flight's.
+        """
+
+        def release(computed: Ranking | None = None) -> None:
+            try:
+                if computed is not None and self._computed is not None:
+                    self._computed(lease, row, computation.depth, computed)
+            finally:
+                lease.release()
+                if self._leases is not None and key_lease is not None:
+                    self._leases.release(key_lease)
+
+        try:
+            if computation.given_up:
+                raise CancelledError
+            made = self._made_elsewhere(computation, key_lease)
+            started = self._clock()  # what others took is none of the value's cost
+            if made is None:
+                work = self._queue(lease, computation, row)
+        except BaseException as error:  # noqa: BLE001  (handed to every waiter)
+            self._fail(computation, error)
+            release()
+            return
+        if made is None:
+            work.add_done_callback(lambda done: self._landed(done, computation, started, release))
+            if computation.given_up:  # since it was asked above; `leave` may have been too early
+                work.cancel()
+        else:
+            self._flights.resolve(
+                (computation.key, computation.depth), made, flight=computation.flight
+            )
+            release()
+
+    def _queue(self, lease: Lease, computation: _Computation, row: Row) -> Future[Ranking]:
+        """Queue a row as urgently as those say who wait for it, now and later."""
+        version, urgency = lease.version, computation.urgency
+        priority, deadline = urgency.priority, urgency.deadline
+        work = computation.work = version.submit(
+            row,
+            computation.depth,
+            seconds=deadline - self._clock(),
+            priority=priority,
+            key=computation.key,
+        )
+        urgency.queued(
+            priority,
+            deadline,
+            lambda better, later: version.raise_priority(
+                work, better, seconds=later - self._clock()
+            ),
+        )
+        return work
+
+    def _forget(self, computation: _Computation) -> None:
+        """Forget a computation that has landed; another may be under way already."""
+        key = computation.key, computation.depth
+        if self._under_way.get(key) is computation:
+            self._under_way.pop(key, None)
+
+    def _made_elsewhere(
+        self, computation: _Computation, key_lease: KeyLease | None
+    ) -> Ranking | None:
+        """Return the ranking that another process stored before we had the key's lease."""
+        if key_lease is None or not key_lease.stored:
+            return None
+        found = self._levels.find(computation.key)
+        if found is None or found.stale_for or found.value.cut(computation.depth, ()) is None:
+            return None
+        ranking: Ranking = found.value
+        return ranking
+
+    def _landed(
+        self,
+        done: Future[Ranking],
+        computation: _Computation,
+        started: float,
+        release: Callable[[Ranking | None], None],
+    ) -> None:
+        """Store a computed ranking, and hand it to all who wait. Runs on a batcher thread."""
+        ranking = None
+        try:
+            error = done.exception() if not done.cancelled() else CancelledError()
+            if error is not None:
+                self._fail(computation, error)
+                return
+            ranking = done.result()
+            cost = self._clock() - started
+            lifetime = self._freshness.lifetime(cost, self._rng)
+            try:
+                self._levels.store(
+                    computation.key, ranking, ttl=lifetime.ttl, stale=lifetime.stale, cost=cost
+                )
+            finally:
+                key = computation.key, computation.depth
+                self._flights.resolve(key, ranking, flight=computation.flight)
+        finally:
+            release(ranking)
+
+    def _fail(self, computation: _Computation, error: BaseException) -> None:
+        """Hand an error to all who wait, and remember it if it is the question's fault."""
+        self._negative.remember(computation.key, error)
+        self._flights.fail((computation.key, computation.depth), error, flight=computation.flight)
