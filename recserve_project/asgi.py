@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -51,6 +52,8 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             await asyncio.to_thread(wiring.start)
             wiring.attach(asyncio.get_running_loop())
             await asyncio.to_thread(wiring.wait_until_ready)
+            gc.collect()
+            gc.freeze()  # what is there now stays: no collection need look at it again
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             wiring.detach()

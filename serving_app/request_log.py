@@ -15,7 +15,7 @@ from serving_app.core.http_counts import HttpCounts
 from serving_app.core.request_record import RequestRecord
 from serving_app.log_conf import log_settings
 
-__all__ = ["HTTP", "finished", "user_hash"]
+__all__ = ["HTTP", "finished", "is_logged", "user_hash"]
 
 logger = logging.getLogger("recserve.access")
 
@@ -23,6 +23,11 @@ HTTP = HttpCounts()
 """The requests of this process."""
 _QUIET = ("/api/v1/health", "/metrics", "/static/")
 """Paths that something asks every few seconds: their successes are not worth a line."""
+
+
+def is_logged() -> bool:
+    """Return whether requests get lines at all."""
+    return logger.isEnabledFor(logging.INFO)
 
 
 def user_hash(user_id: UserId) -> str:
@@ -48,7 +53,7 @@ def finished(record: RequestRecord) -> None:
     """
     seconds = time.perf_counter() - record.started
     HTTP.count(record.method, record.route, record.status, seconds)
-    if not logger.isEnabledFor(logging.INFO):
+    if not is_logged():
         return
     if 0 < record.status < 400:
         if record.path.startswith(_QUIET):

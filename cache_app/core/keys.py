@@ -44,6 +44,7 @@ MOST_TAGS = 16
 LONGEST_NAME = 100
 """Characters of a tag, or of a segment, at most."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 _NONE = "-"
 _MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 8
 _INT = re.compile(r"0|-?[1-9][0-9]*")
@@ -82,7 +83,7 @@ def recommendation_key(
     if isinstance(features_digest, bytes):
         features_digest = features_digest.hex()
     prefix = _prefix(namespace, model_name, f"{version}-{fingerprint}", segment)
-    features = quote(features_digest, safe="") or _NONE
+    features = _quoted(features_digest) or _NONE
     entry = f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}"
     return in_generation(entry, generation) if generation else entry
 
@@ -211,10 +212,15 @@ def _prefix(namespace: str, model_name: str, version: str, segment: str) -> str:
     return ":".join(texts)
 
 
+def _quoted(text: str) -> str:
+    """Return what ``quote`` returns, which takes ten times as long to find nothing to quote."""
+    return text if _PLAIN(text) else quote(text, safe="")
+
+
 def _user(user_id: UserId) -> str:
     if isinstance(user_id, str):
         try:
-            return "s" + quote(user_id, safe="")
+            return "s" + _quoted(user_id)
         except UnicodeEncodeError as error:
             raise InvalidInput("user_id is no valid Unicode text.", field="user_id") from error
     if isinstance(user_id, bool) or not isinstance(user_id, int):

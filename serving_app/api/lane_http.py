@@ -142,8 +142,7 @@ class Exchange:
         """
         self.record.status = status
         out: list[Header] = [
-            *self.settings.headers(_ALLOW[self.method], secure=self.secure),
-            (b"content-type", kind),
+            *self.settings.headers(_ALLOW[self.method], kind, secure=self.secure),
             (_ID, self.record.id.encode()),
         ]
         if more:

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
@@ -61,21 +63,11 @@ class LaneSettings:
     def __init__(self) -> None:
         self.limits = serving_settings()
         self.on = _is_on(self.limits.lane)
-        self._read_from = _now()
         self.redirects: bool = settings.SECURE_SSL_REDIRECT
         """Whether a request that did not come by HTTPS is sent there; Django does it."""
         self._throttles = access_settings().throttles["predict"]
         self._hosts: dict[bytes, bool] = {}
-        self._headers: dict[tuple[str, bool], list[Header]] = {}
-
-    def are_current(self) -> bool:
-        """Return whether no setting has been replaced since, as tests do."""
-        recserve, hosts, middleware = self._read_from
-        return (
-            settings.RECSERVE is recserve
-            and settings.ALLOWED_HOSTS is hosts
-            and settings.MIDDLEWARE is middleware
-        )
+        self._headers: dict[tuple[str, bytes, bool], list[Header]] = {}
 
     def rate(self, access: Access) -> Rate | None:
         """Return the caller's rate, as `serving_app.rates.limit` does."""
@@ -101,11 +93,12 @@ class LaneSettings:
             self._hosts[host] = known
         return known
 
-    def headers(self, allow: str, *, secure: bool) -> list[Header]:
-        """Return what every answer of an endpoint carries, as Django's middleware would set it."""
-        found = self._headers.get((allow, secure))
+    def headers(self, allow: str, kind: bytes, *, secure: bool) -> list[Header]:
+        """Return what every such answer carries, as Django's middleware would set it."""
+        found = self._headers.get((allow, kind, secure))
         if found is None:
-            found = self._headers[allow, secure] = _headers(allow, secure=secure)
+            found = _headers(allow, kind, secure=secure)
+            self._headers[allow, kind, secure] = found
         return found
 
 
@@ -113,16 +106,18 @@ _current: LaneSettings | None = None
 
 
 def lane_settings() -> LaneSettings:
-    """Return the settings; they are read again when they were replaced."""
+    """Return the settings, read when first asked for."""
     global _current  # noqa: PLW0603  (one set per process)
-    found = _current
-    if found is None or not found.are_current():
-        found = _current = LaneSettings()
-    return found
+    if _current is None:
+        _current = LaneSettings()
+    return _current
 
 
-def _now() -> tuple[Any, Any, Any]:
-    return settings.RECSERVE, settings.ALLOWED_HOSTS, settings.MIDDLEWARE
+@receiver(setting_changed)
+def _changed(**_: object) -> None:
+    """Read them again; tests change settings."""
+    global _current  # noqa: PLW0603  (one set per process)
+    _current = None
 
 
 def _is_on(lane: str) -> bool:
@@ -145,7 +140,7 @@ def _is_on(lane: str) -> bool:
     return not strange
 
 
-def _headers(allow: str, *, secure: bool) -> list[Header]:
+def _headers(allow: str, kind: bytes, *, secure: bool) -> list[Header]:
     request = HttpRequest()
     request.META = {"wsgi.url_scheme": "https"} if secure else {}
     request.is_secure = lambda: secure  # type: ignore[method-assign]  # of this one
@@ -154,7 +149,7 @@ def _headers(allow: str, *, secure: bool) -> list[Header]:
     for middleware in (XFrameOptionsMiddleware, SecurityMiddleware):
         if f"{middleware.__module__}.{middleware.__name__}" in settings.MIDDLEWARE:
             response = _through(middleware, request, response)
-    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = kind.decode()
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headers.items()

@@ -15,7 +15,7 @@ from serving_app.api.translation import answer, recommendation_request, wants_ti
 from serving_app.conf import ServingSettings
 from serving_app.core.access import Access
 from serving_app.core.request_record import current
-from serving_app.request_log import user_hash
+from serving_app.request_log import is_logged, user_hash
 
 __all__ = ["Batch", "Question", "batch", "note_answer", "note_question", "question"]
 
@@ -60,8 +60,9 @@ def note_question(asked: Question) -> None:
     """Write into the record of the request under way what it asks."""
     record = current()
     if record is not None:
-        record.user = user_hash(asked.request.user_id)
         record.model = asked.request.model_name
+        if is_logged():  # the hash costs as much as the look-up in the cache
+            record.user = user_hash(asked.request.user_id)
 
 
 def note_answer(recommendation: Recommendation) -> None:

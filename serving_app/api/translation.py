@@ -14,6 +14,7 @@ from serving_app.conf import ServingSettings
 FIELDS = ("user_id", "model_name", "features", "context", "k", "exclude", "timeout_ms", "titles")
 """The fields of a request."""
 
+_FIELDS = frozenset(FIELDS)
 _MAX_ID = 256
 
 
@@ -26,7 +27,7 @@ def recommendation_request(body: Any, limits: ServingSettings) -> Recommendation
     if not isinstance(body, Mapping):
         raise InvalidInput("A request must be a JSON object.", field="")
     for name in body:
-        if name not in FIELDS:
+        if name not in _FIELDS:
             close = difflib.get_close_matches(name, FIELDS, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise InvalidInput(
@@ -78,7 +79,7 @@ def answer(recommendation: Recommendation, *, latency: float) -> dict[str, Any]:
 
 
 def _identity(value: Any, field: str) -> UserId:
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise InvalidInput(f"{field} must be a string or a whole number.", field=field)
     if isinstance(value, str) and not 0 < len(value) <= _MAX_ID:
         raise InvalidInput(f"{field} must have 1 to {_MAX_ID} characters.", field=field)
@@ -100,7 +101,7 @@ def _model_name(value: Any) -> tuple[str, str]:
 
 
 def _features(value: Any) -> Mapping[str, float] | list[float] | None:
-    if value is not None and not isinstance(value, Mapping | list):
+    if value is not None and not isinstance(value, (list, Mapping)):
         raise InvalidInput(
             "features must be an object (values by name) or a list (in the model's order).",
             field="features",
@@ -158,7 +159,7 @@ def _exclude(value: Any, limits: ServingSettings) -> frozenset[str]:
 def _timeout(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 600_000:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 600_000:
         raise InvalidInput(
             "timeout_ms must be a number above 0, at most 600000.", field="timeout_ms"
         )
