@@ -124,8 +124,15 @@ def create_token(
 def of_user(user: Any, *, expires: float = float("inf")) -> Access:
     """Return what a user may do: by permissions of its own and of its groups."""
     permissions = frozenset(role for role in ROLES if user.has_perm(f"serving_app.{role}"))
-    models = _models_of(user) if "predict" in permissions else None
-    return Access(f"user:{user.pk}", permissions, models, expires)
+    models = {role: _models_of(user, role) for role in permissions}
+    return Access(
+        f"user:{user.pk}",
+        permissions,
+        models.get("predict"),
+        expires,
+        operated=models.get("operate"),
+        administered=models.get("administer"),
+    )
 
 
 def _get_memory() -> RememberedAccess:
@@ -182,9 +189,9 @@ def _of_jwt(text: str) -> Access:
     return of_user(user, expires=float(claims["exp"]))
 
 
-def _models_of(user: User) -> frozenset[str] | None:
-    """Return which models a user who may predict may ask; None: every one."""
-    ours = {"content_type__app_label": "serving_app", "codename": "predict"}
+def _models_of(user: User, role: str) -> frozenset[str] | None:
+    """Return for which models a permission of a user's holds; None: for every one."""
+    ours = {"content_type__app_label": "serving_app", "codename": role}
     if user.is_superuser or user.user_permissions.filter(**ours).exists():
         return None
     granting = set(

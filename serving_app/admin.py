@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy as _
 
 from cache_app import theme
 from plugins import RecserveError
-from serving_app import process_statistics, promotion, registration, wiring
+from serving_app import access, process_statistics, promotion, registration, wiring
 from serving_app.access_admin import GroupModelsInline
 from serving_app.core.shadow import COMPARED
 from serving_app.core.statistics import Statistics
@@ -195,6 +195,9 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
         if not request.user.has_perm("serving_app.predict"):
             raise PermissionDenied
         model = get_object_or_404(ServedModel, pk=pk)
+        models = access.of_user(request.user).models
+        if models is not None and model.name not in models:
+            raise PermissionDenied
         form = TryForm(request.POST or None)
         answer = items = took = None
         if request.method == "POST" and form.is_valid():

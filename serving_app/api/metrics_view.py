@@ -5,14 +5,17 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
+from django.db import DatabaseError
 from django.http import HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from plugins import Unavailable
 from serving_app import metrics, wiring
 from serving_app.access_conf import access_settings
+from serving_app.api.authentication import access_of
 from serving_app.api.permissions import CanOperate
 
 __all__ = ["MetricsView"]
@@ -31,7 +34,10 @@ class MayScrape(CanOperate):
                 address = None
             if address is not None and any(address in network for network in networks):
                 return True
-        return super().has_permission(request, view)
+        if not super().has_permission(request, view):
+            return False
+        access_of(request).check_every_model("operate")
+        return True
 
 
 class _OneFormat(BaseContentNegotiation):
@@ -55,6 +61,14 @@ class MetricsView(APIView):
     schema = None
 
     def get(self, request: Request) -> HttpResponse:
-        """Return the metrics of all serving processes, this one's up to now."""
-        wiring.tell_metrics()
-        return HttpResponse(metrics.render(metrics.of_all()), content_type=CONTENT_TYPE_LATEST)
+        """Return the metrics of all serving processes, this one's up to now.
+
+        Raises:
+            Unavailable: The database, by which processes tell each other, does not answer.
+        """
+        try:
+            wiring.tell_metrics()
+            samples = metrics.of_all()
+        except DatabaseError as error:
+            raise Unavailable("The database, which holds the metrics, does not answer.") from error
+        return HttpResponse(metrics.render(samples), content_type=CONTENT_TYPE_LATEST)

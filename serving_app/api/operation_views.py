@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import DatabaseError
@@ -19,6 +20,7 @@ from cache_app.invalidation import bounds, invalidate, invalidate_scopes
 from cache_app.wiring import get_levels
 from plugins import InvalidInput
 from serving_app import process_statistics, wiring
+from serving_app.api.authentication import access_of
 from serving_app.api.invalidation import wanted_scopes
 from serving_app.api.permissions import CanOperate
 from serving_app.api.serializers import InvalidatedSerializer, InvalidateSerializer
@@ -105,6 +107,7 @@ class HealthView(APIView):
             "cache": cache,
         }
         if database == "ok" and CanOperate().has_permission(request, self):
+            seen = _seen(request, {name for name, _ in live.keys() | wanted.keys()})
             body["process"] = process_name()
             body["models"] = {
                 name if alias == PRODUCTION else f"{name}@{alias}": {
@@ -112,6 +115,7 @@ class HealthView(APIView):
                     "wanted": wanted.get((name, alias)),
                 }
                 for name, alias in sorted(live.keys() | wanted.keys())
+                if name in seen
             }
         return Response(body)
 
@@ -139,7 +143,7 @@ class ServingStatsView(APIView):
         statistics = process_statistics.of_all(
             process_statistics.own(serving.live, serving.recommender, serving.shadows), told
         )
-        names = sorted(statistics.models.keys() | statistics.versions.keys())
+        names = _seen(request, statistics.models.keys() | statistics.versions.keys())
         return Response(
             {
                 "process": process_name(),
@@ -147,6 +151,12 @@ class ServingStatsView(APIView):
                 "models": {name: _model(statistics, name) for name in names},
             }
         )
+
+
+def _seen(request: Request, names: Iterable[str]) -> list[str]:
+    """Return, sorted, those models that the caller may see."""
+    models = access_of(request).models_for("operate")
+    return sorted(name for name in names if models is None or name in models)
 
 
 def _model(statistics: Statistics, name: str) -> dict[str, Any]:
@@ -245,7 +255,13 @@ class CacheStatsView(APIView):
             raise InvalidInput(
                 f"Unknown parameter {unknown[0][:50]!r}; use model.", field=unknown[0][:50]
             )
-        return Response(cache_statistics(query.get("model")))
+        model = query.get("model")
+        if model is not None:
+            access_of(request).check_model(model, "operate")
+        statistics = cache_statistics(model)
+        models = statistics["models"]
+        statistics["models"] = {name: models[name] for name in _seen(request, models)}
+        return Response(statistics)
 
 
 class CacheClearView(APIView):
@@ -275,6 +291,7 @@ class CacheClearView(APIView):
             raise InvalidInput(
                 "Say what to forget: user_id=…, model_name=…, or all=true.", field="all"
             )
+        _check_covered(request, model_name)
         # From here on no process serves what was cached; removing it only frees its room.
         epoch = invalidate(user_id=user_id or None, model_name=model_name or None)
         levels = get_levels()
@@ -284,6 +301,14 @@ class CacheClearView(APIView):
             else levels.clear()
         )
         return Response({"removed": removed, "epoch": epoch})
+
+
+def _check_covered(request: Request, model: str | None) -> None:
+    """Return if the caller may forget answers of a model; None: of every one."""
+    if model is None:
+        access_of(request).check_every_model("operate")
+    else:
+        access_of(request).check_model(model.partition("@")[0], "operate")
 
 
 class CacheInvalidateView(APIView):
@@ -301,6 +326,10 @@ class CacheInvalidateView(APIView):
         scopes, named = wanted_scopes(
             request.data, settings, lambda question: wiring.get_recommender().key(question)
         )
+        for each in named:
+            question = each.get("question", each)
+            default = "default" if "question" in each else None
+            _check_covered(request, question.get("model_name", default))
         try:
             epoch = invalidate_scopes(scopes)
         except ValueError as error:  # too long for the database

@@ -22,8 +22,18 @@ class HasRole(BasePermission):
         return self.codename
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        """Return whether the caller holds the permission; inactive users hold none."""
-        return access_of(request).may(self.role(request))
+        """Return whether the caller holds the permission; inactive users hold none.
+
+        Raises:
+            ModelNotPermitted: It does, but not for the model in the path.
+        """
+        access, role = access_of(request), self.role(request)
+        if not access.may(role):
+            return False
+        name = getattr(view, "kwargs", {}).get("name")
+        if name is not None:
+            access.check_model(name, role)
+        return True
 
 
 class CanPredict(HasRole):
@@ -42,6 +52,21 @@ class CanAdminister(HasRole):
     """May register versions and make them live."""
 
     codename = "administer"
+
+
+class CanAdministerEveryModel(CanAdminister):
+    """May do what concerns every model: give tokens, which may be for any of them."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Return whether the caller is an administrator.
+
+        Raises:
+            ModelNotPermitted: It is one of some models only.
+        """
+        if not super().has_permission(request, view):
+            return False
+        access_of(request).check_every_model(self.codename)
+        return True
 
 
 class CanOperateOrAdminister(HasRole):

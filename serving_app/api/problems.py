@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import InterfaceError, OperationalError
 from django.db.models import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import exceptions
@@ -119,6 +120,9 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
 
 def response_of(error: Exception, headers: dict[str, str]) -> dict[str, Any]:
     """Return the problem details of an exception, and add the headers that go with it."""
+    if isinstance(error, OperationalError | InterfaceError):
+        logger.warning("The database does not answer: %s", error)
+        error = errors.Unavailable("The database does not answer.")
     if isinstance(error, errors.RecserveError):
         retry_after = _retry_after(error)
         if retry_after is not None:

@@ -17,6 +17,7 @@ from rest_framework.serializers import BaseSerializer
 
 from serving_app import promotion, registration, wiring
 from serving_app.api import serializers
+from serving_app.api.authentication import access_of
 from serving_app.api.permissions import CanOperateOrAdminister
 from serving_app.models import ModelVersion, ServedModel
 
@@ -38,6 +39,17 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
     search_fields = ("name", "description")
     ordering_fields = ("name", "changed")
 
+    def get_queryset(self) -> QuerySet[ServedModel]:
+        """Return the models that the caller may see."""
+        rows = super().get_queryset()
+        models = access_of(self.request).models_for("operate")
+        return rows if self.action != "list" or models is None else rows.filter(name__in=models)
+
+    def perform_create(self, serializer: BaseSerializer[ServedModel]) -> None:
+        """Register a model, if the caller may change one of this name."""
+        access_of(self.request).check_model(serializer.validated_data["name"], "administer")
+        super().perform_create(serializer)
+
     @extend_schema(request=serializers.PromoteSerializer, responses=serializers.GoLiveSerializer)
     @action(detail=True, methods=["post"])
     def promote(self, request: Request, name: str) -> Response:
@@ -57,7 +69,7 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
         return self._gone_live(model, promotion.roll_back(model, by=_user(request)), 30.0)
 
     @extend_schema(responses=serializers.PromotionSerializer(many=True))
-    @action(detail=True, methods=["get"], filterset_fields=None, search_fields=None)
+    @action(detail=True, methods=["get"])
     def promotions(self, request: Request, name: str) -> Response:
         """Return the model's promotions, the latest first."""
         rows = self.get_object().promotions.select_related("version", "replaced", "by")
@@ -65,7 +77,7 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
         return self.get_paginated_response(serializers.PromotionSerializer(page, many=True).data)
 
     @extend_schema(responses=serializers.AliasSerializer(many=True))
-    @action(detail=True, methods=["get"], filterset_fields=None, search_fields=None)
+    @action(detail=True, methods=["get"])
     def aliases(self, request: Request, name: str) -> Response:
         """Return the model's aliases."""
         rows = self.get_object().aliases.select_related("version")
@@ -78,7 +90,7 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
         responses=serializers.AliasSerializer,
     )
     @extend_schema(methods=["DELETE"], request=None, responses={204: None})
-    @action(detail=True, methods=["put", "delete"], filterset_fields=None, search_fields=None)
+    @action(detail=True, methods=["put", "delete"])
     def alias(self, request: Request, name: str, alias: str) -> Response:
         """Let an alias lead to a version, or take the alias away."""
         model = self.get_object()

@@ -92,7 +92,7 @@ def _statuses(path: str, method: str, operation: Mapping[str, Any]) -> list[int]
     if {} not in (operation.get("security") or [{}]):
         statuses |= {401, 403, 429, 503}
     if "/token" in path:
-        statuses |= {401, 429}
+        statuses |= {401, 429, 503}
     if "requestBody" in operation:
         statuses |= {413, 415, 422}
     if "{" in path or {"page", "model"} & {n["name"] for n in operation.get("parameters", ())}:

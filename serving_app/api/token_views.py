@@ -19,7 +19,7 @@ from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
 
 from serving_app.access import create_token
 from serving_app.access_models import ServiceToken
-from serving_app.api.permissions import CanAdminister
+from serving_app.api.permissions import CanAdministerEveryModel
 from serving_app.api.throttles import SignInThrottle
 from serving_app.models import ServedModel
 
@@ -137,7 +137,7 @@ class ServiceTokenViewSet(
 
     queryset = ServiceToken.objects.prefetch_related("served_models")
     serializer_class = ServiceTokenSerializer
-    permission_classes = (CanAdminister,)
+    permission_classes = (CanAdministerEveryModel,)
     lookup_field = "prefix"
     lookup_value_regex = "[a-z0-9_]+"
     filterset_fields = ("role",)

@@ -38,6 +38,12 @@ _model: dict[str, Any] = {"get": "retrieve", "patch": "partial_update", "delete"
 _version: dict[str, Any] = {"get": "retrieve", "delete": "destroy"}
 _name = "models/<str:name>"
 
+
+def _of_one_model(actions: dict[str, Any]) -> Any:
+    """Return a view of what belongs to one model: the filters of the list of models are not its."""
+    return ServedModelViewSet.as_view(actions, filter_backends=())
+
+
 urlpatterns = [
     path("predict", PredictView.as_view(), name="predict"),
     path("predict/batch", PredictBatchView.as_view(), name="predict-batch"),
@@ -50,17 +56,13 @@ urlpatterns = [
     path("cache/invalidate", operation.CacheInvalidateView.as_view(), name="cache-invalidate"),
     path("models", ServedModelViewSet.as_view(_models), name="servedmodel-list"),
     path(_name, ServedModelViewSet.as_view(_model), name="servedmodel-detail"),
-    path(f"{_name}/promote", ServedModelViewSet.as_view({"post": "promote"}), name="promote"),
-    path(f"{_name}/rollback", ServedModelViewSet.as_view({"post": "rollback"}), name="rollback"),
-    path(
-        f"{_name}/promotions",
-        ServedModelViewSet.as_view({"get": "promotions"}),
-        name="promotion-list",
-    ),
-    path(f"{_name}/aliases", ServedModelViewSet.as_view({"get": "aliases"}), name="alias-list"),
+    path(f"{_name}/promote", _of_one_model({"post": "promote"}), name="promote"),
+    path(f"{_name}/rollback", _of_one_model({"post": "rollback"}), name="rollback"),
+    path(f"{_name}/promotions", _of_one_model({"get": "promotions"}), name="promotion-list"),
+    path(f"{_name}/aliases", _of_one_model({"get": "aliases"}), name="alias-list"),
     path(
         f"{_name}/aliases/<str:alias>",
-        ServedModelViewSet.as_view({"put": "alias", "delete": "alias"}),
+        _of_one_model({"put": "alias", "delete": "alias"}),
         name="alias-detail",
     ),
     path(f"{_name}/versions", ModelVersionViewSet.as_view(_models), name="modelversion-list"),

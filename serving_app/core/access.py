@@ -31,6 +31,10 @@ class Access:
     """The models that it may ask; None: every one."""
     expires: float = float("inf")
     """When this ends, in Unix seconds."""
+    operated: frozenset[str] | None = None
+    """The models that it may see, as an operator; None: every one."""
+    administered: frozenset[str] | None = None
+    """The models that it may change, as an administrator; None: every one."""
 
     @property
     def role(self) -> str:
@@ -41,14 +45,35 @@ class Access:
         """Return whether the caller holds a permission of `ROLES`."""
         return permission in self.permissions
 
-    def check_model(self, name: str) -> None:
-        """Return if the caller may ask a model of this name.
+    def models_for(self, permission: str) -> frozenset[str] | None:
+        """Return the models for which a permission of `ROLES` holds; None: for every one."""
+        if permission == "predict":
+            return self.models
+        return self.operated if permission == "operate" else self.administered
+
+    def check_model(self, name: str, permission: str = "predict") -> None:
+        """Return if the caller may ask a model of this name, or see or change it.
 
         Raises:
             ModelNotPermitted: It may not. That says nothing of whether there is one.
         """
-        if self.models is not None and name not in self.models:
-            raise ModelNotPermitted(f"This token or user may not ask the model {name!r}.")
+        models = self.models if permission == "predict" else self.models_for(permission)
+        if models is not None and name not in models:
+            what = {"predict": "ask", "operate": "see"}.get(permission, "change")
+            raise ModelNotPermitted(f"This token or user may not {what} the model {name[:100]!r}.")
+
+    def check_every_model(self, permission: str) -> None:
+        """Return if a permission holds for every model, as what concerns them all needs.
+
+        Raises:
+            ModelNotPermitted: It holds for some only.
+        """
+        models = self.models_for(permission)
+        if models is not None:
+            names = ", ".join(sorted(models)) or "none"
+            raise ModelNotPermitted(
+                f"This concerns every model; this token or user is limited to some ({names})."
+            )
 
 
 class RememberedAccess:

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 import yaml
+from django.db import OperationalError
+from django.db.models.sql.compiler import SQLCompiler
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -207,3 +209,18 @@ def test_every_metric_is_documented():
     page = (ROOT / "docs/operations.md").read_text("utf-8")
     for family in FAMILIES.values():
         assert f"`{family.name}`" in page, family.name
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/models"])
+def test_without_its_database_it_is_503_and_says_so(client_as, live_model, monkeypatch, path):
+    client = client_as("operate")
+    assert client.get(path).status_code == 200
+
+    def away(*args, **kwargs):
+        raise OperationalError("no such table")
+
+    monkeypatch.setattr(SQLCompiler, "execute_sql", away)
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert answer["Content-Type"] == "application/problem+json"
+    assert "database" in answer.json()["detail"]

@@ -215,3 +215,15 @@ def test_a_roll_out_is_started_raised_aborted_and_promoted(administrator, client
         assert post(administrator, url, wrong).status_code == 422
     assert post(administrator, url, {"version": 9, "percents": [5]}).status_code == 404
     assert post(administrator, "models/none/rollouts", {}).status_code == 404
+
+
+def test_what_belongs_to_a_model_has_no_filters_of_models(administrator):
+    post(administrator, "models", {"name": "shop"})
+    schema = administrator.get("/api/v1/schema?format=json").json()["paths"]
+    for tail in ("promotions", "aliases"):
+        parameters = schema[f"/api/v1/models/{{name}}/{tail}"]["get"]["parameters"]
+        assert {each["name"] for each in parameters} == {"name", "page", "page_size"}
+        path = f"/api/v1/models/shop/{tail}?executor=another&search=nothing"
+        assert administrator.get(path).json()["results"] == []
+    parameters = schema["/api/v1/models"]["get"]["parameters"]
+    assert "executor" in {each["name"] for each in parameters}
