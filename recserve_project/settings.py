@@ -192,7 +192,11 @@ LOGGING = {
     },
     "root": {"handlers": ["console"], "level": env.str("RECSERVE_LOG_LEVEL", "INFO")},
     # A refused request is the caller's affair; the access log has it already.
-    "loggers": {"django.request": {"level": "ERROR"}, "absl": {"level": "WARNING"}},
+    "filters": {"unexpected": {"()": "serving_app.log_format.Unexpected"}},
+    "loggers": {
+        "django.request": {"level": "ERROR", "filters": ["unexpected"]},
+        "absl": {"level": "WARNING"},
+    },
 }
 
 UNFOLD = {

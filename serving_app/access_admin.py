@@ -46,7 +46,7 @@ class ServiceTokenAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
     list_filter = ("role",)
     search_fields = ("name", "prefix")
     fields = ("name", "role", "all_models", "served_models", "expires")
-    filter_horizontal = ("served_models",)
+    autocomplete_fields = ("served_models",)
     actions = ("revoke",)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -92,6 +92,7 @@ class SigningKeyAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no t
 
     list_display = ("kid", "created", "retires")
     actions_list = ("rotate_key",)
+    list_before_template = "admin/serving_app/about_signing_keys.html"
 
     def get_urls(self) -> list[URLPattern]:
         """Return the admin's URLs, and the one that rotates."""

@@ -55,6 +55,13 @@ class GroupAdmin(DjangoGroupAdmin, theme.ModelAdmin):  # type: ignore[misc]  # t
     inlines = (GroupModelsInline,)
 
 
+@admin.display(description=_("load time"), ordering="load_seconds")
+def _load_time(activation: Activation) -> str:
+    """Return how long loading took."""
+    seconds = activation.load_seconds
+    return "—" if seconds is None else f"{seconds:.2f} s"
+
+
 class VersionInline(ReadOnlyInline):
     """The model's versions."""
 
@@ -77,7 +84,7 @@ class ActivationInline(ReadOnlyInline):
     """What each process runs."""
 
     model = Activation
-    fields = readonly_fields = ("process", "version", "state", "problem", "load_seconds", "seen")
+    fields = readonly_fields = ("process", "version", "state", "problem", _load_time, "seen")
     show_change_link = False
     tab = True
 
@@ -411,7 +418,7 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
 class ActivationAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Which process runs what."""
 
-    list_display = ("model", "version", "process", "state", "problem", "load_seconds", "seen")
+    list_display = ("model", "version", "process", "state", "problem", _load_time, "seen")
     list_filter = ("state", "model")
     list_select_related = ("model", "version__model")
 

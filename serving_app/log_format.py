@@ -10,7 +10,7 @@ import msgspec
 
 from serving_app.core.request_record import current_id
 
-__all__ = ["JSONFormatter", "PlainFormatter"]
+__all__ = ["JSONFormatter", "PlainFormatter", "Unexpected"]
 
 
 class JSONFormatter(logging.Formatter):
@@ -49,6 +49,17 @@ class PlainFormatter(logging.Formatter):
             return line + "".join(f" {name}={value}" for name, value in shown.items())
         request = current_id()
         return f"{line} request_id={request}" if request else line
+
+
+class Unexpected(logging.Filter):
+    """Drops what Django logs of answers that say 'not now'.
+
+    While a model is away there are thousands, each of which has its line in the access log.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is of an error that nobody foresaw."""
+        return getattr(record, "status_code", None) not in {503, 504}
 
 
 def _instant(created: float) -> str:

@@ -222,13 +222,14 @@ class RollOutAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no type
     list_filter = ("state", "model")
     inlines = (StepInline,)
     actions = ("raise_share", "promote", "abort")
+    list_before_template = "admin/serving_app/how_to_roll_out.html"
     fields = readonly_fields = (
         "model",
         "candidate",
         "production",
         "state",
         "share",
-        "percents",
+        "steps",
         "step_seconds",
         "started",
         "ended",
@@ -247,6 +248,11 @@ class RollOutAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no type
     def share(self, roll_out: RollOut) -> str:
         """Return the canary's present share."""
         return f"{roll_out.percent.normalize():f} %" if roll_out.percent else "—"
+
+    @admin.display(description=_("steps"))
+    def steps(self, roll_out: RollOut) -> str:
+        """Return the canary's shares, one after the other."""
+        return ", ".join(f"{percent:g} %" for percent in roll_out.percents)
 
     @admin.display(description=_("compared"))
     def compared(self, roll_out: RollOut) -> str:

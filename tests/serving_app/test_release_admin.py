@@ -7,7 +7,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group
 
 from serving_app import promotion, registration, rollout, wiring
-from serving_app.models import Alias, RollOut
+from serving_app.models import Activation, Alias, RollOut
 from tests.conftest import linear_draft
 from tests.serving_app.test_admin import MODELS, VERSIONS, act
 
@@ -127,3 +127,20 @@ def test_every_page_opens_and_the_model_shows_what_runs_where(admin_client, two)
         "/admin/serving_app/activation/",
     ):
         assert admin_client.get(url).status_code == 200, url
+
+
+def test_an_empty_list_says_how_a_roll_out_begins(admin_client, two):
+    page = admin_client.get(ROLL_OUTS).content.decode()
+    assert "Roll out to some users first" in page
+    assert VERSIONS in page
+    roll_out = rollout.start(two, ["1", "12.5"], step_seconds=None, by=None)
+    page = admin_client.get(f"{ROLL_OUTS}{roll_out.pk}/change/").content.decode()
+    assert "1 %, 12.5 %" in page
+
+
+def test_load_times_are_short(admin_client, live_model):
+    Activation.objects.update(load_seconds=1.6020630500006519)
+    for page in ("activation/", f"servedmodel/{live_model.model.pk}/change/"):
+        text = admin_client.get(f"/admin/serving_app/{page}").content.decode()
+        assert "1.60 s" in text
+        assert "1.602" not in text

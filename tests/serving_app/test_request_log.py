@@ -8,7 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from serving_app.core.request_record import RequestRecord, under_way
 from serving_app.log_conf import log_settings
-from serving_app.log_format import JSONFormatter, PlainFormatter
+from serving_app.log_format import JSONFormatter, PlainFormatter, Unexpected
 from serving_app.request_log import finished, user_hash
 
 pytestmark = pytest.mark.contract("A8")
@@ -136,3 +136,14 @@ def test_wrong_settings_are_named(settings, values, message):
     settings.RECSERVE = {**settings.RECSERVE, "LOGGING": values}
     with pytest.raises(ImproperlyConfigured, match=message):
         log_settings()
+
+
+def test_answers_that_say_not_now_are_in_the_access_log_alone(settings):
+    configured = settings.LOGGING["loggers"]["django.request"]["filters"]
+    assert settings.LOGGING["filters"][configured[0]]["()"].endswith(f".{Unexpected.__name__}")
+    kept = {}
+    for status in (500, 503, 504, None):
+        record = logging.LogRecord("django.request", logging.ERROR, "", 0, "m", (), None)
+        record.status_code = status
+        kept[status] = Unexpected().filter(record)
+    assert kept == {500: True, 503: False, 504: False, None: True}
