@@ -22,6 +22,7 @@ from plugins import InferenceError
 from plugins.apps import get_registry
 from serving_app import access, payload_log, process_statistics, rates, rollout
 from serving_app.conf import serving_settings
+from serving_app.core import collector
 from serving_app.core.engine import OpenEngine, open_engine
 from serving_app.core.features import Row
 from serving_app.core.live_models import PRODUCTION, Lease, LiveModels, Routes
@@ -113,8 +114,14 @@ def start() -> None:
 
 
 def wait_until_ready() -> bool:
-    """Return whether everything that can be live is, within `STARTUP_SECONDS` of settings."""
-    return get_serving().reconciler.ready.wait(serving_settings().startup_seconds)
+    """Return whether everything that can be live is, within `STARTUP_SECONDS` of settings.
+
+    Servers call it before they take requests. What is there by then no longer counts in a garbage
+    collection, which would hold every request.
+    """
+    ready = get_serving().reconciler.ready.wait(serving_settings().startup_seconds)
+    collector.settle()
+    return ready
 
 
 def attach(loop: asyncio.AbstractEventLoop) -> None:
@@ -175,6 +182,7 @@ def stop() -> None:
             cache_wiring.reset()
         access.reset()
         rates.reset()
+        collector.unsettle()
         _serving = None
         _started = False
         _teller = Teller()

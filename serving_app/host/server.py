@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from plugins.registry import PluginRegistry
+from serving_app.core import collector
 from serving_app.core.engine import LocalEngine, open_engine
 from serving_app.host import sockets
 from serving_app.host.client_connection import ClientConnection
@@ -163,6 +164,7 @@ class ModelHost:
             self._call(self._failed, version, error)
         else:
             seconds = time.monotonic() - started
+            collector.settle()
             logger.info("%s is loaded after %.1f s", version.label, seconds)
             self._call(self._ready, version, engine, seconds)
 
@@ -205,6 +207,7 @@ def _close(engine: LocalEngine[bytes], label: str) -> None:
         engine.close()
     except Exception:  # a plugin's close may raise anything
         logger.exception("%s did not close cleanly", label)
+    collector.settle()
 
 
 async def _in_thread(function: Callable[[], None]) -> None:
