@@ -50,22 +50,27 @@ def wake_reconciler(**_: Any) -> None:
     transaction.on_commit(wiring.wake)
 
 
-def create_groups(**_: Any) -> None:
-    """Create the roles' groups where they are missing; existing ones stay as they are."""
-    from django.apps import apps  # noqa: PLC0415
-    from django.contrib.auth.management import create_permissions  # noqa: PLC0415
-    from django.contrib.auth.models import Group, Permission  # noqa: PLC0415
+def create_groups(sender: AppConfig, using: str, apps: Any, **_: Any) -> None:
+    """Create the roles' groups where they are missing; existing ones stay as they are.
 
-    create_permissions(apps.get_app_config("serving_app"), verbosity=0)
+    The tables are as the migrations that were applied left them, and so are the models of ``apps``.
+    """
+    from django.contrib.auth.management import create_permissions  # noqa: PLC0415
+
+    try:
+        group, permission = apps.get_model("auth", "Group"), apps.get_model("auth", "Permission")
+    except LookupError:  # auth is not there yet
+        return
+    create_permissions(sender, 0, using=using, apps=apps)
     content = {"content_type__app_label": "serving_app"}
     for name, codenames in ROLES.items():
-        group, created = Group.objects.get_or_create(name=name)
+        role, created = group.objects.using(using).get_or_create(name=name)
         if not created:
             continue
-        wanted = Permission.objects.filter(**content)
+        wanted = permission.objects.using(using).filter(**content)
         granted = wanted.filter(codename__in=codenames)
         if "administer" in codenames:
             granted = wanted
         elif "operate" in codenames:
             granted = granted | wanted.filter(codename__startswith="view_")
-        group.permissions.set(granted)
+        role.permissions.set(granted)

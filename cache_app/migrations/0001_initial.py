@@ -7,9 +7,10 @@ from django.db import migrations, models
 
 def begin(apps, schema_editor):
     """Begin with the time: another database's epochs are never this one's."""
+    db = schema_editor.connection.alias
     latest = time.time_ns() // 1_000_000
-    apps.get_model("cache_app", "Epoch").objects.create(pk=1, latest=latest)
-    apps.get_model("cache_app", "Invalidation").objects.create(epoch=latest, scope="all")
+    apps.get_model("cache_app", "Epoch").objects.using(db).create(pk=1, latest=latest)
+    apps.get_model("cache_app", "Invalidation").objects.using(db).create(epoch=latest, scope="all")
 
 
 class Migration(migrations.Migration):

@@ -9,8 +9,9 @@ from django.db import migrations, models
 
 def begin(apps, schema_editor):
     """Nobody has trained yet: the first to ask may."""
+    db = schema_editor.connection.alias
     never = datetime(2000, 1, 1, tzinfo=zones.utc)
-    apps.get_model("cache_app", "DictionaryTraining").objects.create(pk=1, begun=never)
+    apps.get_model("cache_app", "DictionaryTraining").objects.using(db).create(pk=1, begun=never)
 
 
 class Migration(migrations.Migration):

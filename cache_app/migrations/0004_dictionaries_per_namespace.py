@@ -6,9 +6,10 @@ from django.db import migrations, models
 
 def adopt(apps, schema_editor):
     """Those that are there were trained on the entries of this installation's namespace."""
+    db = schema_editor.connection.alias
     namespace = settings.RECSERVE.get("CACHE", {}).get("NAMESPACE", "recserve")
     for name in ("CompressionDictionary", "DictionaryTraining"):
-        apps.get_model("cache_app", name).objects.update(namespace=namespace)
+        apps.get_model("cache_app", name).objects.using(db).update(namespace=namespace)
 
 
 class Migration(migrations.Migration):

@@ -4,13 +4,15 @@ from django.db import migrations
 
 
 def to_aliases(apps, schema_editor):
+    db = schema_editor.connection.alias
     alias = apps.get_model("serving_app", "Alias")
-    for model in apps.get_model("serving_app", "ServedModel").objects.exclude(live_version=None):
-        alias.objects.create(model=model, name="production", version=model.live_version)
+    for model in apps.get_model("serving_app", "ServedModel").objects.using(db).exclude(live_version=None):
+        alias.objects.using(db).create(model=model, name="production", version=model.live_version)
 
 
 def to_live_versions(apps, schema_editor):
-    for alias in apps.get_model("serving_app", "Alias").objects.filter(name="production"):
+    db = schema_editor.connection.alias
+    for alias in apps.get_model("serving_app", "Alias").objects.using(db).filter(name="production"):
         alias.model.live_version = alias.version
         alias.model.save(update_fields=["live_version"])
 
