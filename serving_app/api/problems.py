@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, InterfaceError, OperationalError
 from django.db.models import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, HttpResponse
 from rest_framework import exceptions
@@ -120,9 +120,8 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Response:
 
 def response_of(error: Exception, headers: dict[str, str]) -> dict[str, Any]:
     """Return the problem details of an exception, and add the headers that go with it."""
-    if isinstance(error, OperationalError | InterfaceError):
-        logger.warning("The database does not answer: %s", error)
-        error = errors.Unavailable("The database does not answer.")
+    if isinstance(error, DatabaseError | InterfaceError):  # of Django, neither is the other
+        error = _of_database(error)
     if isinstance(error, errors.RecserveError):
         retry_after = _retry_after(error)
         if retry_after is not None:
@@ -151,6 +150,17 @@ def response_of(error: Exception, headers: dict[str, str]) -> dict[str, Any]:
             headers["Retry-After"] = str(math.ceil(wait))
         return problem(error.status_code, *_api_problem(error))
     return problem(500, "internal", "Something went wrong on our side; it has been logged.")
+
+
+def _of_database(error: DatabaseError | InterfaceError) -> Exception:
+    """Return what an error of the database means to the caller; itself: it is a fault of ours."""
+    if isinstance(error, OperationalError | InterfaceError):
+        logger.warning("The database does not answer: %s", error)
+        return errors.Unavailable("The database does not answer.")
+    if isinstance(error, DataError):  # PostgreSQL takes no NUL, and no number out of range
+        logger.warning("The database refused a value: %s", error)
+        return errors.InvalidInput("A value is none that the database can hold.", field="")
+    return error
 
 
 def _api_problem(error: exceptions.APIException) -> tuple[str, str]:

@@ -1,9 +1,10 @@
 import inspect
 
 import pytest
+from django.db import DataError
 
 from plugins import errors
-from serving_app.api.problems import STATUS, problem_of
+from serving_app.api.problems import STATUS, exception_handler, problem_of
 
 
 def test_every_error_has_its_status_code():
@@ -35,3 +36,10 @@ def test_a_problem_is_complete():
         "code": "queue-full",
         "retry_after": 2.3,
     }
+
+
+@pytest.mark.contract("A5")
+def test_what_the_database_cannot_hold_is_the_callers_error():
+    body = exception_handler(DataError("no NUL"), {"view": None, "request": None}).data
+    assert (body["status"], body["code"]) == (422, "invalid-input")
+    assert "no NUL" not in body["detail"]
