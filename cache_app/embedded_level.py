@@ -25,27 +25,19 @@ a file lock is taken before it, with a time-out.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
-import logging
-import os
 import struct
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import lmdb
 
 from cache_app.core.codec import Codec
 from cache_app.core.levels import LevelStats, Stored
+from cache_app.embedded_access import REMOVE_WAIT, EmbeddedAccess
 from cache_app.embedded_file import (
     EmbeddedFile,
-    boot,
     envelope_of,
-    is_damage,
     key_of,
     place_of,
     record_of,
@@ -56,10 +48,6 @@ from plugins.errors import LevelUnavailable
 
 __all__ = ["LEAST_BYTES", "EmbeddedLevel"]
 
-_log = logging.getLogger(__name__)
-
-_FORMAT = 1
-"""Of the tables; a file of another is left for a new one."""
 _SCAN = 512
 """Entries that a removal by predicate looks at in one read transaction."""
 _REMOVE = 64
@@ -67,11 +55,9 @@ _REMOVE = 64
 copies must fit into what `_FULL` leaves of the smallest file."""
 LEAST_BYTES = 16 * 1024 * 1024
 """The smallest file in which the copies of a transaction have room."""
-_PUT_WAIT, _REMOVE_WAIT = 0.05, 2.0
-"""Seconds to wait for other writers. A value that is not stored costs a computation; one that is
-not removed is served wrongly."""
-_RETRY = 5.0
-"""Seconds after a failed opening before the next is tried: it must not cost every request."""
+_PUT_WAIT = 0.05
+"""Seconds to wait for other writers: a value that is not stored costs a computation. One that is
+not removed is served wrongly, and waits for `REMOVE_WAIT`."""
 _SAMPLED = 16 * 1024 * 1024
 """Bytes that a sample takes at most."""
 
@@ -105,36 +91,12 @@ class EmbeddedLevel:
         if max_bytes < LEAST_BYTES:
             raise ValueError(f"The file needs {LEAST_BYTES} bytes at least, not {max_bytes}.")
         self.codec = codec
-        self._path = path
         # Whole pages, of the largest size that LMDB uses.
         self._max_bytes = max_bytes >> 16 << 16
+        self._access = EmbeddedAccess(path, self._max_bytes, monotonic)
         self._clock = clock
-        self._monotonic = monotonic
         self._hits = self._misses = self._insertions = self._rejected = 0
         self._evictions = self._expirations = self._removals = 0
-        self._reported: set[str] = set()
-        self._forget()
-        os.register_at_fork(after_in_child=functools.partial(_let_go, weakref.ref(self)))
-
-    def forked(self) -> None:
-        """Let go of what belongs to the parent: transactions, reader slots, locks, held or not.
-
-        The file is not closed, which would take the parent's readers from it; py-lmdb forgets it
-        with the last reference. A thread of the parent that was looking something up while it
-        forked left one: such a child has no L2, and says so.
-        """
-        if self._gate is not None:
-            os.close(self._gate)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._file: EmbeddedFile | None = None
-        self._gate: int | None = None
-        self._opening = threading.Lock()
-        self._writing = threading.Lock()
-        self._not_before = float("-inf")
-        self._suspect: int | None = None
-        """The inode of the file that failed."""
 
     # --- Looking up ---
 
@@ -146,14 +108,14 @@ class EmbeddedLevel:
         """
         text = text_of(key)
         at = place_of(text)
-        file = self._file or self._open()
+        file = self._access.file or self._access.open()
         try:
             with file.env.begin(db=file.values) as txn:
                 data = txn.get(at)
         except lmdb.ReadersFullError:
             data = self._get_after_clearing_readers(file, at)
         except lmdb.Error as error:
-            self._fail(file, error)
+            self._access.fail(file, error)
         if data is None:
             self._misses += 1
             return None
@@ -175,7 +137,7 @@ class EmbeddedLevel:
             with file.env.begin(db=file.values) as txn:
                 return txn.get(at)
         except lmdb.Error as error:
-            self._fail(file, error)
+            self._access.fail(file, error)
 
     # --- Storing ---
 
@@ -196,7 +158,7 @@ class EmbeddedLevel:
             self._rejected += 1
             self._remove([at], wait=_PUT_WAIT)
             return
-        with self._write(_PUT_WAIT) as file:
+        with self._access.write(_PUT_WAIT) as file:
             for last in (False, True):
                 try:
                     with file.env.begin(write=True) as txn:
@@ -219,7 +181,7 @@ class EmbeddedLevel:
         except (ValueError, struct.error):  # too long: the value, or the key
             return None
         except TypeError as error:
-            self._report("cannot be written", f"L2 cannot write a value: {error}")
+            self._access.report("cannot be written", f"L2 cannot write a value: {error}")
             return None
 
     def _make_room(self, file: EmbeddedFile) -> bool:
@@ -243,7 +205,7 @@ class EmbeddedLevel:
         Raises:
             LevelUnavailable: The file cannot be used, or others write for too long.
         """
-        removed = self._remove([place_of(text_of(key))], wait=_REMOVE_WAIT)
+        removed = self._remove([place_of(text_of(key))], wait=REMOVE_WAIT)
         self._removals += removed
         return removed > 0
 
@@ -251,7 +213,7 @@ class EmbeddedLevel:
         """Remove entries; with ``only``, just where nothing else was stored meanwhile."""
         removed = 0
         for start in range(0, len(keys), _REMOVE):
-            with self._write(wait) as file:
+            with self._access.write(wait) as file:
                 for last in (False, True):
                     try:
                         with file.env.begin(write=True) as txn:
@@ -279,14 +241,14 @@ class EmbeddedLevel:
             keys, start = self._scan(start)
             chosen = [at for at, text in keys if text is None or predicate(text)]
             if chosen:
-                removed += self._remove(chosen, wait=_REMOVE_WAIT)
+                removed += self._remove(chosen, wait=REMOVE_WAIT)
         self._removals += removed
         return removed
 
     def _scan(self, start: bytes) -> tuple[list[tuple[bytes, str | None]], bytes | None]:
         """Return the next entries' keys, both forms, and where to go on. No text: unreadable."""
         keys: list[tuple[bytes, str | None]] = []
-        file = self._file or self._open()
+        file = self._access.file or self._access.open()
         try:
             with file.env.begin(db=file.values) as txn, txn.cursor() as cursor:
                 if not cursor.set_range(start):
@@ -296,7 +258,7 @@ class EmbeddedLevel:
                         return keys, at
                     keys.append((at, key_of(at, data)))
         except lmdb.Error as error:
-            self._fail(file, error)
+            self._access.fail(file, error)
         return keys, None
 
     def clear(self) -> int:
@@ -305,7 +267,7 @@ class EmbeddedLevel:
         Raises:
             LevelUnavailable: The file cannot be used, or others write for too long.
         """
-        with self._write(_REMOVE_WAIT) as file:
+        with self._access.write(REMOVE_WAIT) as file:
             try:
                 with file.env.begin(write=True) as txn:
                     removed = file.clear(txn)
@@ -329,7 +291,7 @@ class EmbeddedLevel:
         """
         taken: list[tuple[bytes, bytes]] = []
         room = _SAMPLED
-        file = self._file or self._open()
+        file = self._access.file or self._access.open()
         try:
             with file.env.begin() as txn, txn.cursor(db=file.order) as cursor:
                 for place in cursor.iterprev(values=False):
@@ -343,7 +305,7 @@ class EmbeddedLevel:
                         taken.append((envelope_of(data, at, text) or b"", text))
                         room -= len(data)
         except lmdb.Error as error:
-            self._fail(file, error)
+            self._access.fail(file, error)
         return taken
 
     def stats(self) -> LevelStats:
@@ -352,13 +314,13 @@ class EmbeddedLevel:
         Raises:
             LevelUnavailable: The file cannot be used.
         """
-        file = self._file or self._open()
+        file = self._access.file or self._access.open()
         try:
             with file.env.begin() as txn:
                 entries = txn.stat(file.values)["entries"]
                 weight = file.pages(txn) * file.page_size
         except lmdb.Error as error:
-            self._fail(file, error)
+            self._access.fail(file, error)
         return LevelStats(
             hits=self._hits,
             misses=self._misses,
@@ -374,143 +336,4 @@ class EmbeddedLevel:
 
     def close(self) -> None:
         """Close the file; the next use opens it again. No other call may be under way."""
-        with self._opening:
-            if self._file is not None:
-                self._file.env.close()
-            if self._gate is not None:
-                os.close(self._gate)
-            self._file = self._gate = None
-
-    # --- The file ---
-
-    @contextlib.contextmanager
-    def _write(self, wait: float) -> Iterator[EmbeddedFile]:
-        """Be the only writer of the host.
-
-        Raises:
-            LevelUnavailable: Others write for longer than ``wait``, or the file failed.
-        """
-        if self._file is None:
-            self._open()
-        deadline = self._monotonic() + wait
-        if not self._writing.acquire(timeout=wait):
-            raise LevelUnavailable("L2: this process writes for too long.")
-        try:
-            gate = self._gate
-            if gate is None:
-                raise LevelUnavailable("L2 was closed.")
-            self._lock(gate, deadline)
-            try:
-                file = self._file or self._open()
-                try:
-                    yield file
-                except lmdb.Error as error:
-                    self._fail(file, error)
-            finally:
-                fcntl.lockf(gate, fcntl.LOCK_UN)
-        finally:
-            self._writing.release()
-
-    def _lock(self, lock: int, deadline: float) -> None:
-        """Take a file lock. A record lock, as flock's would be shared with a forked child.
-
-        Raises:
-            LevelUnavailable: Another process holds it until the deadline.
-        """
-        while True:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self._monotonic() >= deadline:
-                    raise LevelUnavailable("L2: another process writes for too long.") from None
-                time.sleep(0.0005)  # some transactions long
-            else:
-                return
-
-    def _open(self) -> EmbeddedFile:
-        """Open the file, or make it.
-
-        Raises:
-            LevelUnavailable: It can be neither; the next try is 5 s away.
-        """
-        with self._opening:
-            if self._file is not None:
-                return self._file
-            if self._monotonic() < self._not_before:
-                raise LevelUnavailable(f"L2 at {self._path} could not be opened a moment ago.")
-            try:
-                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if self._gate is None:
-                    gate = self._path / "write.lock"
-                    self._gate = os.open(gate, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                with (self._path / "open.lock").open("a") as guard:
-                    # One process at a time looks and repairs.
-                    self._lock(guard.fileno(), self._monotonic() + _REMOVE_WAIT)
-                    self._file = self._open_or_make()
-            except (OSError, lmdb.Error, LevelUnavailable) as error:
-                self._not_before = self._monotonic() + _RETRY
-                self._report("open", f"L2 at {self._path} cannot be opened: {error}")
-                raise LevelUnavailable(f"L2 at {self._path} cannot be opened: {error}") from error
-            return self._file
-
-    def _open_or_make(self) -> EmbeddedFile:
-        """Return the file at the path; leave one that cannot be trusted for a new one."""
-        made_by = self._path / "made_by"
-        expected = f"format {_FORMAT}, {self._max_bytes} bytes, boot {boot()}\n"
-        data = self._path / "data.mdb"
-        if data.exists():
-            if not made_by.exists() or made_by.read_text("utf-8") != expected:
-                self._discard(keep=False)  # another setting, or the system was started anew
-            elif data.stat().st_size != self._max_bytes or data.stat().st_ino == self._suspect:
-                self._discard(keep=True)
-            else:
-                try:
-                    return EmbeddedFile(self._path, self._max_bytes)
-                except lmdb.Error as error:
-                    if not is_damage(error):
-                        raise
-                    self._discard(keep=True)
-        made_by.write_text(expected, "utf-8")
-        file = EmbeddedFile(self._path, self._max_bytes)
-        os.truncate(data, self._max_bytes)
-        return file
-
-    def _discard(self, *, keep: bool) -> None:
-        """Move the file aside, or remove it. Whoever has it open goes on with it until it fails."""
-        data = self._path / "data.mdb"
-        if keep:
-            aside = data.replace(self._path / "data.mdb.damaged")
-            self._report(
-                "damage", f"L2 was damaged: it begins anew, and {aside} is what was there."
-            )
-        else:
-            data.unlink()
-        (self._path / "lock.mdb").unlink(missing_ok=True)
-
-    def _fail(self, file: EmbeddedFile, error: lmdb.Error) -> NoReturn:
-        """Let go of a damaged file, so that the next use looks at it anew.
-
-        It is not closed: another thread may be inside. It closes when the last one lets go.
-
-        Raises:
-            LevelUnavailable: Always.
-        """
-        if is_damage(error):
-            with self._opening:
-                if self._file is file:
-                    self._file = None
-                    self._suspect = file.number
-            self._report("damage", f"L2 at {self._path} is damaged, and begins anew: {error}")
-        raise LevelUnavailable(f"L2 at {self._path}: {error}") from error
-
-    def _report(self, what: str, message: str) -> None:
-        """Log once of each kind: a broken file would fill the log with every request."""
-        if what not in self._reported:
-            self._reported.add(what)
-            _log.warning(message)
-
-
-def _let_go(reference: weakref.ref[EmbeddedLevel]) -> None:
-    level = reference()
-    if level is not None:
-        level.forked()
+        self._access.close()

@@ -242,7 +242,7 @@ def test_values_of_all_sizes_fill_it_for_long(level):
 def test_a_reader_that_stands_still_costs_room_but_nothing_else(level):
     """Its pages cannot be used again: stores are refused, none fails, until it is gone."""
     level.put("a", stored())
-    with level._file.env.begin():
+    with level._access.file.env.begin():
         for number in range(1_000):
             level.put(f"k{number}", noise(number, 40_000))
         assert level.stats().rejected > 0
@@ -277,8 +277,8 @@ def test_keys_of_one_digest_do_not_answer_for_each_other(level, monkeypatch):
 
 
 def overwrite(level, key, data):
-    with level._file.env.begin(write=True) as txn:
-        txn.put(key, data, db=level._file.values)
+    with level._access.file.env.begin(write=True) as txn:
+        txn.put(key, data, db=level._access.file.values)
 
 
 @pytest.mark.contract("C6")
@@ -297,7 +297,7 @@ def test_an_unreadable_entry_is_a_miss_and_goes(level, rubbish):
 @pytest.mark.contract("C6")
 def test_an_entry_under_anothers_key_is_unreadable(level):
     level.put("a", stored())
-    with level._file.env.begin(db=level._file.values) as txn:
+    with level._access.file.env.begin(db=level._access.file.values) as txn:
         overwrite_with = txn.get(b"a")
     level.put("b", stored("b"))
     overwrite(level, b"b", overwrite_with)
@@ -372,7 +372,7 @@ class Broken:
 
 def test_damage_that_shows_itself_late_begins_the_file_anew(level, tmp_path, caplog):
     level.put("a", stored())
-    env, level._file.env = level._file.env, Broken()
+    env, level._access.file.env = level._access.file.env, Broken()
     with pytest.raises(LevelUnavailable):
         level.get("a")
     assert level.get("a") is None
@@ -386,7 +386,7 @@ def test_damage_that_shows_itself_late_begins_the_file_anew(level, tmp_path, cap
 @pytest.mark.parametrize("call", ["get", "remove", "stats", "clear"])
 def test_lmdbs_errors_are_the_levels(level, call):
     level.put("a", stored())
-    env, level._file.env = level._file.env, Broken()
+    env, level._access.file.env = level._access.file.env, Broken()
     with pytest.raises(LevelUnavailable):
         getattr(level, call)(*(["a"] if call in {"get", "remove"} else []))
     env.close()
@@ -483,7 +483,7 @@ def test_killing_a_writer_within_its_transaction_undoes_it(level, tmp_path):
     process = elsewhere(
         tmp_path,
         """
-        with level._write(1.0) as file:
+        with level._access.write(1.0) as file:
             txn = file.env.begin(write=True)
             for number in range(1000):
                 file.store(txn, b"k%d" % number, 2e6, b"x" * 3000)
@@ -505,7 +505,7 @@ def test_a_stopped_writer_stops_nobody(level, tmp_path):
     process = elsewhere(
         tmp_path,
         """
-        with level._write(1.0):
+        with level._access.write(1.0):
             say("within")
             sys.stdin.readline()
         """,
@@ -533,7 +533,7 @@ def test_dead_readers_do_not_fill_the_table(make, tmp_path, monkeypatch):
             held = []
             try:
                 while True:
-                    held.append(level._file.env.begin())
+                    held.append(level._access.file.env.begin())
             except lmdb.ReadersFullError:
                 say(len(held))
             sys.stdin.readline()
@@ -553,16 +553,16 @@ def test_a_forked_child_opens_its_own(tmp_path):
         """
         level.put("a", stored())
         assert level.get("a") == stored()
-        inherited = id(level._file)
+        inherited = id(level._access.file)
         child = os.fork()
         if child == 0:
-            assert level._file is None
+            assert level._access.file is None
             assert level.get("a") == stored()
             level.put("b", stored("child"))
             level.close()
             sys.exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        assert id(level._file) == inherited
+        assert id(level._access.file) == inherited
         assert level.get("b") == stored("child")
         level.put("c", stored())
         say("done")
