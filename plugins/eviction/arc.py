@@ -48,7 +48,9 @@ class ARC(BaseEvictionPolicy):
         capacity = self.host.capacity
         while self._once_ghosts and self._once.weight + self._once_ghosts.weight > capacity:
             self._once_ghosts.forget_oldest(self.host)
-        while self._often_ghosts and self._total() > 2 * capacity:
+        # What T1 alone has too much leaves without a trace (case IV A), at the cost of no ghost.
+        traceless = max(0, self._once.weight - capacity)
+        while self._often_ghosts and self._total() - traceless > 2 * capacity:
             self._often_ghosts.forget_oldest(self.host)
 
     def _adapt(self, ghost: Any) -> None:

@@ -4,7 +4,7 @@ import math
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cache_app.core.levels import Stored
@@ -135,6 +135,7 @@ class LIRSOfThePaper:
 
 @pytest.mark.parametrize(("policy", "paper"), [(ARC, ARCOfThePaper), (LIRS, LIRSOfThePaper)])
 @given(requests=REQUESTS, capacity=st.integers(2, 7))
+@example(requests=[0, 0, 2, 4, 2, 1, 3, 0, 1], capacity=2)  # T1 is full of entries, B2 of ghosts
 @settings(max_examples=150, deadline=None)
 def test_a_policy_does_as_its_paper_says(policy, paper, requests, capacity):
     level, reference = MemoryLevel(policy, capacity=capacity), paper(capacity)
