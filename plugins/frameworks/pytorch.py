@@ -167,6 +167,9 @@ class _TorchModel:
         import torch
 
         assert self._call is not None, "a closed model is not called"
+        # A thread keeps to the limit of threads only once it asked for it, or ran a large operator.
+        # Until then the small ones take all cores, and wait for each other at barriers.
+        torch.get_num_threads()
         rows = len(next(iter(inputs.values())))
         if rows < self._least:
             more = self._least - rows

@@ -1,9 +1,12 @@
 """The built-in frameworks, on real files of PyTorch, TensorFlow, Keras, ONNX and NumPy."""
 
+import ctypes
 import dataclasses
 import shutil
 import sys
+import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +151,29 @@ def test_torchscript_declares_no_signature_so_the_registered_one_is_kept(tmp_pat
     spec = ModelSpec("m", 1, "pytorch", path, signature=signature)
     assert PyTorch().load(spec).signature == signature
     assert PyTorch().load(dataclasses.replace(spec, signature=None)).signature is None
+
+
+@pytest.mark.contract("S3")
+@pytest.mark.xdist_group("torch")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Only Linux says what is loaded.")
+def test_a_small_operator_on_a_new_thread_keeps_to_the_limit_of_threads(tmp_path):
+    model = PyTorch().load(ModelSpec("m", 1, "pytorch", artifacts.linear_torchscript(tmp_path)))
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    openmp = [path for path in loaded if "/torch/" in path and "libgomp" in path]
+    if not openmp:
+        pytest.skip("This PyTorch brings no OpenMP of GNU's.")
+    library = ctypes.CDLL(openmp[0])
+    limits = []
+
+    def run():
+        library.omp_set_num_threads(3)  # what it would take: as many as there are cores
+        model.predict({"features": np.zeros((1, 8), np.float32)})
+        limits.append(library.omp_get_max_threads())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert limits == [1]
 
 
 @pytest.mark.xdist_group("torch")
