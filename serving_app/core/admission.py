@@ -40,6 +40,9 @@ class Appointments:
         self._grace = grace
         self._promised: OrderedDict[Hashable, float] = OrderedDict()
         self._table: dict[int, float] = {}
+        self._slots_of_step = max(1, round(step / _SLOT))
+        self._full_before: dict[int, int] = {}
+        """For each slot within a step: the first one of its row that may have room."""
         self._swept = 0
         self._kept = 1.0
         """The part of the promises that were taken up, lately."""
@@ -68,16 +71,22 @@ class Appointments:
         """
         self._sweep(now)
         again = self._promised.pop(key, None) if key is not None else None
-        wait = self._step * max(1, math.ceil(earliest / self._step))
         cost = seconds * max(0.05, self._kept)
         room = self._share * _SLOT
         table = self._table
-        while (
-            wait < _FURTHEST and table.get(int((now + wait) / _SLOT), 0.0) + min(cost, room) > room
-        ):
-            wait += self._step
-        slot = int((now + wait) / _SLOT)
+        here, per_step = int(now / _SLOT), self._slots_of_step
+        row = here % per_step
+        full_before = self._full_before.get(row, 0)
+        steps = max(1, math.ceil(earliest / self._step))
+        first = here + steps * per_step
+        slot = max(first, full_before)
+        furthest = here + _FURTHEST / _SLOT
+        while slot < furthest and table.get(slot, 0.0) + min(cost, room) > room:
+            slot += per_step
+        if first <= full_before or steps == 1:  # all before it were looked at, now or earlier
+            self._full_before[row] = slot
         table[slot] = table.get(slot, 0.0) + cost
+        wait = self._step * ((slot - here) // per_step)
         if key is not None and (again is not None or len(self._promised) < _MOST_PROMISES):
             self._promised[key] = now + wait
         return wait

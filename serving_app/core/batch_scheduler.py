@@ -88,6 +88,9 @@ class BatchScheduler:
         if self.closed:
             raise ModelNotReady(f"{self._name} is shutting down.")
         seconds = min(seconds, _LONGEST)
+        deadline = now + seconds
+        size = len(parts) if sizes is None else sum(sizes)
+        self._admit(size, now=now, seconds=seconds, priority=priority, key=key)
         work = Work(
             self._lock,
             self._cancel,
@@ -95,19 +98,20 @@ class BatchScheduler:
             sizes,
             single=single,
             priority=priority,
-            deadline=now + seconds,
+            deadline=deadline,
             queued_at=now,
         )
-        self._admit(work, now, seconds, key)
         self._queue.push(work)
         self._submitted += 1
         return work
 
-    def _admit(self, work: Work, now: float, seconds: float, key: Hashable | None) -> None:
+    def _admit(
+        self, size: int, *, now: float, seconds: float, priority: Priority, key: Hashable | None
+    ) -> None:
+        """Return if a work may be queued. That it must not is found out before it is made."""
         instances = max(1, self._instances())
         free_in = self._free_in(now, instances)
-        size = work.size()
-        if self._queue.waiting(work.priority) >= self._max_queue:
+        if self._queue.waiting(priority) >= self._max_queue:
             chain = self._admission.cost.chain(size, self._max_batch)
             wait = self._admission.come_back(
                 now=now,
@@ -123,7 +127,7 @@ class BatchScheduler:
         refusal = self._admission.refusal(
             now=now,
             seconds=seconds,
-            ahead=self._queue.ahead(work.priority, work.deadline),
+            ahead=self._queue.ahead(priority, now + seconds),
             size=size,
             free_in=free_in,
             instances=instances,
@@ -140,6 +144,8 @@ class BatchScheduler:
         """Return the seconds until an instance is free, by what its batch is expected to take."""
         if len(self.running) < instances:
             return 0.0
+        if len(self.running) == 1:
+            return _rest(self.running[0], now)
         return min(_rest(batch, now) for batch in self.running)
 
     def has_room(self) -> bool:

@@ -79,15 +79,15 @@ class LatencyHistogram:
 
     def record_all(self, durations: Iterable[float]) -> None:
         """Count several durations, in order."""
-        counts, bucket_of = self._counts, bisect.bisect_left
+        counts, bucket_of, bounds = self._counts, bisect.bisect_left, BOUNDS
         with self._lock:
+            total, count, average = self._sum, self._count, self._average
             for seconds in durations:
-                counts[bucket_of(BOUNDS, seconds)] += 1
-                self._sum += seconds
-                self._count += 1
-                self._average += (seconds - self._average) * (
-                    0.05 if self._count > 20 else 1 / self._count
-                )
+                counts[bucket_of(bounds, seconds)] += 1
+                total += seconds
+                count += 1
+                average += (seconds - average) * (0.05 if count > 20 else 1 / count)
+            self._sum, self._count, self._average = total, count, average
 
     def counts(self) -> LatencyCounts:
         """Return what was counted so far."""

@@ -120,7 +120,7 @@ class WorkFuture(Future[Result]):
 
     def settle(self, result: Any, error: BaseException | None = None) -> None:
         """Set the outcome. Called with the lock held; `announce` must follow without it."""
-        assert not self.done(), "a work is settled once"
+        assert self._state is _RUNNING or self._state is _PENDING, "a work is settled once"
         self._result, self._exception = result, error
         self._state = _FINISHED
 

@@ -37,6 +37,15 @@ class Work(WorkFuture[Any]):
         queued_at: Monotonic instant of its submission.
     """
 
+    ticket = 0
+    """Which of its entries in the queue counts: it may have left others behind."""
+    started = 0
+    """How many parts have been put into batches."""
+    results: list[Any] | None = None
+    """Of the parts, once one of several has one."""
+    missing = 0
+    """How many parts have no result, from then on."""
+
     def __init__(
         self,
         lock: threading.Lock,
@@ -57,14 +66,8 @@ class Work(WorkFuture[Any]):
         self.priority = priority
         self.deadline = deadline
         self.queued_at = queued_at
-        self.ticket = 0
-        """Which of its entries in the queue counts: it may have left others behind."""
-        self.started = 0
-        """How many parts have been put into batches."""
-        self.results: list[Any] = []
-        """Of the parts, once one of several has one."""
-        self.missing = len(parts)
-        """How many parts have no result."""
+        self.lone = single and sizes is None
+        """Whether it is one part that counts 1, as most are."""
 
     def cancel(self) -> bool:
         """Take it out of the queue, and return whether it was cancelled: parts of it waited."""
@@ -125,17 +128,46 @@ class _Lane:
         """Queue a work."""
         self.put_back(work)
         self.works += 1
-        self.resize(work, work.size())
+        self.resize(work, 1 if work.lone else work.size())
 
     def put_back(self, work: Work) -> None:
         """Give a work an entry."""
-        heapq.heappush(self.entries, (work.deadline, work.ticket, work))
-        self.latest = max(self.latest, work.deadline)
+        deadline = work.deadline
+        heapq.heappush(self.entries, (deadline, work.ticket, work))
+        self.latest = max(self.latest, deadline)
+
+    def pop_lone(self, most: int) -> list[Work]:
+        """Start and return the works that are due first, as long as they are lone ones."""
+        entries, started = self.entries, list[Work]()
+        slot = count = 0
+        while entries and len(started) < most:
+            deadline, ticket, work = entries[0]
+            if work.ticket == ticket:
+                if not work.lone:
+                    break
+                work.ticket, work.started = -1, 1
+                work.start()
+                started.append(work)
+                at = int(deadline * _SLOTS_PER_SECOND)
+                if at != slot:
+                    self._resize(slot, -count)
+                    slot, count = at, 0
+                count += 1
+            else:
+                self.stale -= 1
+            heapq.heappop(entries)
+        self._resize(slot, -count)
+        self.works -= len(started)
+        return started
 
     def resize(self, work: Work, size: int) -> None:
         """Add to what a work counts."""
+        self._resize(int(work.deadline * _SLOTS_PER_SECOND), size)
+
+    def _resize(self, slot: int, size: int) -> None:
+        if not size:
+            return
         self.size += size
-        slot = int(work.deadline * _SLOTS_PER_SECOND)
         total = self.by_slot.get(slot, 0) + size
         if total:
             self.by_slot[slot] = total
@@ -196,12 +228,14 @@ class WorkQueue:
 
     def waiting(self, priority: Priority) -> int:
         """Return how many works of this priority and better ones wait."""
+        if not priority:
+            return self._lanes[0].works
         return sum(lane.works for lane in self._lanes[: priority + 1])
 
     def ahead(self, priority: Priority, deadline: float) -> int:
         """Return the size of what would leave before a work that is pushed now."""
-        better = sum(lane.size for lane in self._lanes[:priority])
-        return better + self._lanes[priority].due_by(deadline)
+        due = self._lanes[priority].due_by(deadline)
+        return due + sum(lane.size for lane in self._lanes[:priority]) if priority else due
 
     def push(self, work: Work) -> None:
         """Queue a work."""
@@ -255,8 +289,14 @@ class WorkQueue:
         batch = Batch([], [], 0, now)
         share = max(1, self._max_batch // 2)
         for lane in self._lanes:
-            large = []
+            large: list[Work] = []
             while batch.size < self._max_batch and (work := lane.first()) is not None:
+                if work.lone:
+                    works = lane.pop_lone(self._max_batch - batch.size)
+                    batch.works += works
+                    batch.parts += [0] * len(works)
+                    batch.size += len(works)
+                    continue
                 if not self._fill(batch, work, lane, share):
                     break
                 if work.waits():
@@ -314,8 +354,9 @@ class WorkQueue:
             elif work.single:
                 work.settle(result)
             else:
-                if not work.results:
+                if work.results is None:
                     work.results = [None] * len(work.parts)
+                    work.missing = len(work.parts)
                 work.results[part] = result
                 work.missing -= 1
                 if work.missing:

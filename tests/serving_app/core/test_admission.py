@@ -73,6 +73,21 @@ def test_no_more_are_told_to_come_at_a_time_than_can_be_served():
     assert told == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
 
 
+def test_who_needs_much_time_to_come_back_leaves_the_near_places_to_others():
+    book = Appointments(step=1.0, share=0.5)
+    assert [book.make(n, 0.0, earliest=3.5, seconds=0.001) for n in "ab"] == [4.0, 4.0]
+    assert [book.make(n, 0.0, earliest=0.5, seconds=0.001) for n in "cd"] == [1.0, 1.0]
+    assert [book.make(n, 0.0, earliest=0.5, seconds=0.001) for n in "ef"] == [2.0, 2.0]
+    assert book.make("g", 1.0, earliest=0.5, seconds=0.001) == 2.0, "1.0 + 1.0 is taken"
+
+
+def test_nobody_is_told_to_come_later_than_the_furthest_time():
+    book = Appointments(step=1.0, share=0.5)
+    for n in range(400):
+        wait = book.make(n, 0.0, earliest=0.0, seconds=0.01)
+    assert wait <= 121.0
+
+
 def test_whole_steps_from_the_earliest_on():
     book = Appointments(step=1.0)
     assert book.make("a", 5.0, earliest=2.3, seconds=0.001) == 3.0
