@@ -7,6 +7,7 @@ import logging
 import os
 import struct
 import threading
+import time
 from concurrent.futures import Future
 from functools import partial
 from typing import Protocol, TypeAlias, cast
@@ -32,6 +33,7 @@ from serving_app.host.protocol import (
     encode_error,
     encode_named,
     frame,
+    seconds_left,
 )
 
 __all__ = ["ClientConnection", "Host"]
@@ -39,6 +41,10 @@ __all__ = ["ClientConnection", "Host"]
 logger = logging.getLogger(__name__)
 
 _Work: TypeAlias = Future[bytes] | Future[Tensors]
+
+# Of each row; to look a member up in its enum costs as much as all the rest of its dispatch.
+_SUBMIT, _INFER = int(Kind.SUBMIT), int(Kind.INFER)
+_PRIORITIES = dict(enumerate(Priority))
 
 
 class Host(Protocol):
@@ -109,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
     # --- Frames -------------------------------------------------------------------------------
 
     def _take(self, each: Frame) -> None:
-        if each.kind in {Kind.SUBMIT, Kind.INFER}:
+        if each.kind in (_SUBMIT, _INFER):
             self._submit(each)
         elif not self._greeted:
             protocol.check_hello(each)
@@ -138,12 +144,13 @@ class ClientConnection(asyncio.Protocol):
     def _submit(self, each: Frame) -> None:
         if not self._greeted or each.id in self._pending:
             raise ProtocolError(f"a row before the HELLO, or id {each.id} twice")
-        handle, depth, seconds, level, size = SUBMISSION.unpack_from(each.payload)
+        handle, depth, seconds, sent, level, size = SUBMISSION.unpack_from(each.payload)
+        seconds = seconds_left(seconds, sent, time.monotonic())
         at = SUBMISSION.size + size
-        infer = each.kind == Kind.INFER
+        infer = each.kind == _INFER
         future: _Work
         try:
-            priority = Priority(level)
+            priority = _PRIORITIES[level] if level in _PRIORITIES else Priority(level)
             engine = self._version(handle).loaded()
             if infer:
                 inputs = decode_named(each.payload, at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, Generic, Protocol, TypeVar
@@ -153,7 +154,9 @@ class HostedEngine(Generic[Result]):
         if self._state is not State.READY:
             raise self._not_ready()
         known_by = b"" if key is None else key.encode()[:_LONGEST_KEY]
-        head = SUBMISSION.pack(self.handle, depth, seconds, priority, len(known_by))
+        head = SUBMISSION.pack(
+            self.handle, depth, seconds, time.monotonic(), priority, len(known_by)
+        )
         payload = b"".join((head, known_by, encode_tensors(*row)))
         return self._host.ask(Kind.SUBMIT, payload, Answer(self._decode, self))
 
@@ -173,7 +176,8 @@ class HostedEngine(Generic[Result]):
         if self._state is not State.READY:
             raise self._not_ready()
         try:
-            payload = SUBMISSION.pack(self.handle, 0, seconds, priority, 0) + encode_named(inputs)
+            head = SUBMISSION.pack(self.handle, 0, seconds, time.monotonic(), priority, 0)
+            payload = head + encode_named(inputs)
         except ProtocolError as error:
             raise InferenceError(
                 f"The tensors cannot be sent to the model host: {error}"

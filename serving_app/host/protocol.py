@@ -44,18 +44,22 @@ __all__ = [
     "encode_named",
     "encode_tensors",
     "frame",
+    "seconds_left",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the protocol. Worker and host of different versions do not talk."""
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 """The most bytes that a payload may have; a longer one ends the connection."""
 HEADER: Final = struct.Struct("<IBQ")
 HELLO: Final = struct.Struct("<8sH")
 """Payload of a HELLO: a magic word and the protocol's version."""
-SUBMISSION: Final = struct.Struct("<QIdBH")
-"""Before a row's tensors: the version's handle, the depth, the seconds left, the priority, and how
-many bytes of UTF-8 follow that recognise who was refused (none: nobody is to be recognised)."""
+SUBMISSION: Final = struct.Struct("<QIddBH")
+"""Before a row's tensors: the version's handle, the depth, the seconds that were left when it was
+sent, that instant by the monotonic clock, the priority, and how many bytes of UTF-8 follow that
+recognise who was refused (none: nobody is to be recognised)."""
+_LONGEST_JOURNEY: Final = 60.0
+"""Seconds; a frame that took longer comes from a process with another clock."""
 URGENCY: Final = struct.Struct("<Bd")
 """How urgent a row has become: its priority, and the seconds for which it matters."""
 HANDLE: Final = struct.Struct("<Q")
@@ -184,6 +188,15 @@ def check_hello(first: Frame) -> None:
             f"it speaks version {version} of the protocol, and this process {VERSION}; run the "
             "same release of recserve on both sides"
         )
+
+
+def seconds_left(seconds: float, sent: float, now: float) -> float:
+    """Return the seconds that a row has left of those it had when it was sent.
+
+    Both sides run on one host, whose monotonic clock is one, as a rule.
+    """
+    journey = now - sent
+    return seconds - journey if 0.0 < journey < _LONGEST_JOURNEY else seconds
 
 
 # --- Tensors ----------------------------------------------------------------------------------

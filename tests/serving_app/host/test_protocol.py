@@ -26,6 +26,7 @@ from serving_app.host.protocol import (
     encode_named,
     encode_tensors,
     frame,
+    seconds_left,
 )
 
 pytestmark = pytest.mark.contract("S11")
@@ -53,6 +54,13 @@ def test_a_stream_cut_anywhere_gives_the_same_frames(sent, data):
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         got += reader.feed(stream[begin:end])
     assert got == sent
+
+
+def test_the_time_in_the_socket_counts_unless_the_clocks_are_not_the_same():
+    assert seconds_left(2.0, sent=100.0, now=100.5) == 1.5
+    assert seconds_left(2.0, sent=100.0, now=103.0) == -1.0
+    assert seconds_left(2.0, sent=100.0, now=99.0) == 2.0, "sent in the future"
+    assert seconds_left(2.0, sent=100.0, now=9000.0) == 2.0, "sent hours ago"
 
 
 def test_a_stream_in_single_bytes_gives_the_same_frames():
