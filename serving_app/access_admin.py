@@ -8,7 +8,8 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
@@ -104,10 +105,17 @@ class SigningKeyAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no t
     @theme.action(  # type: ignore[untyped-decorator]  # theme has no types
         description=_("Rotate now"), url_path="rotate"
     )
-    def rotate_key(self, request: HttpRequest) -> HttpResponseRedirect:
-        """Sign with a new key from now on."""
+    def rotate_key(self, request: HttpRequest) -> HttpResponse:
+        """Sign with a new key from now on, once that is confirmed: a link must change nothing."""
         if not request.user.has_perm("serving_app.add_signingkey"):
             raise PermissionDenied
+        if request.method != "POST":
+            context = {
+                **self.admin_site.each_context(request),
+                "title": _("Rotate now"),
+                "opts": self.opts,
+            }
+            return TemplateResponse(request, "admin/serving_app/confirm_rotation.html", context)
         key = rotate()
         self.log_addition(request, key, "Rotated")
         self.message_user(request, _("Key %(kid)s signs from now on.") % {"kid": key.kid})

@@ -399,7 +399,10 @@ def test_the_admin_refuses_models_where_they_would_not_hold(admin_client):
 
 def test_the_admin_rotates_keys_and_limits_groups(admin_client, client_as):
     assert admin_client.get("/admin/serving_app/signingkey/").status_code == 200
-    assert admin_client.get("/admin/serving_app/signingkey/rotate/").status_code == 302
+    rotates = "/admin/serving_app/signingkey/rotate/"
+    assert "Do it" in admin_client.get(rotates).content.decode()
+    assert not SigningKey.objects.exists(), "a link changes nothing"
+    assert admin_client.post(rotates).status_code == 302
     assert SigningKey.objects.count() == 1
     group = Group.objects.get(name="recserve predict")
     page = admin_client.get(f"/admin/auth/group/{group.pk}/change/")
