@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from plugins.contracts import LoadedModel, ModelSpec, Signature, Tensors, TensorSpec
 from plugins.datatypes import datatype_of
 from plugins.errors import ArtifactRejected
@@ -89,6 +92,15 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, _ELEMENTS.get(element) or datatype_of(element), shape)
 
 
+def _as_text(array: NDArray[Any]) -> NDArray[Any]:
+    """Return strings as ONNX Runtime takes them: of ``bytes`` it makes the text ``b'…'``."""
+    if array.dtype.kind != "O":
+        return array
+    texts = np.empty(array.shape, dtype=object)
+    texts.ravel()[:] = [v.decode() if isinstance(v, bytes) else v for v in array.ravel()]
+    return texts
+
+
 class _OnnxModel:
     """A session of ONNX Runtime; inputs go in by name."""
 
@@ -102,7 +114,9 @@ class _OnnxModel:
 
     def predict(self, inputs: Tensors) -> Tensors:
         """Return the outputs by name."""
-        results = self._session.run(self._outputs, dict(inputs))
+        results = self._session.run(
+            self._outputs, {name: _as_text(array) for name, array in inputs.items()}
+        )
         return dict(zip(self._outputs, results, strict=True))
 
     def close(self) -> None:

@@ -309,3 +309,22 @@ def test_an_execution_provider_that_is_not_here_is_named(tmp_path):
     path = artifacts.linear_onnx(tmp_path)
     with pytest.raises(ArtifactRejected, match="has no NoSuchProvider here; it has"):
         Onnx(provider="NoSuchProvider").load(ModelSpec("m", 1, "onnx", path))
+
+
+@pytest.mark.contract("A6")
+def test_strings_go_through_onnx_runtime_as_they_are(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper
+
+    def described(name):
+        return [helper.make_tensor_value_info(name, onnx.TensorProto.STRING, ["n", 2])]
+
+    node = helper.make_node("Identity", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", described("x"), described("y"))
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "m.onnx")
+    loaded = Onnx().load(ModelSpec("m", 1, "onnx", tmp_path / "m.onnx"))
+    given = np.array([[b"", b"a"], ["é\0".encode(), "💥".encode()]], dtype=object)
+    assert loaded.predict({"x": given})["y"].tolist() == [["", "a"], ["é\0", "💥"]]
+    assert loaded.predict({"x": given[:0]})["y"].shape == (0, 2)
+    loaded.close()
