@@ -89,29 +89,31 @@ _ALL = (
         "HTTP requests, from their head to the end of the answer.",
         ("method", "route"),
     ),
-    Family("nv_inference_request_success", "counter", "Rows that the model answered.", _VERSION),
+    Family(
+        "nv_inference_request_success", "counter", "Requests that the model answered.", _VERSION
+    ),
     Family(
         "nv_inference_request_failure",
         "counter",
-        "Rows refused (REJECTED), and batches that failed (BACKEND).",
+        "Requests refused (REJECTED), and those that the model failed (BACKEND).",
         (*_VERSION, "reason"),
     ),
     Family("nv_inference_count", "counter", "Rows run.", _VERSION),
-    Family("nv_inference_exec_count", "counter", "Batches run.", _VERSION),
+    Family("nv_inference_exec_count", "counter", "Runs of the model.", _VERSION),
     Family(
         "nv_inference_request_duration_us",
         "counter",
-        "Queue and model time of all rows; each row of a batch has the mean model time.",
+        "Queue time of all requests, and model time of all rows.",
         _VERSION,
     ),
-    Family("nv_inference_queue_duration_us", "counter", "Queue time of all rows.", _VERSION),
+    Family("nv_inference_queue_duration_us", "counter", "Queue time of all requests.", _VERSION),
     Family(
         "nv_inference_compute_infer_duration_us",
         "counter",
-        "Model time of all rows; each row of a batch has the mean.",
+        "Model time of all rows; each row has that of its run.",
         _VERSION,
     ),
-    Family("nv_inference_pending_request_count", "gauge", "Rows that wait now.", _VERSION),
+    Family("nv_inference_pending_request_count", "gauge", "Requests that wait now.", _VERSION),
 )
 _SIZES = tuple(float(2**n) for n in range(11))
 FAMILIES: Mapping[str, Family] = {
@@ -176,9 +178,9 @@ def _is_in(process: str, engine: str) -> bool:
 
 
 def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) -> None:
-    rows = stats.queue_seconds.count
-    queue, model = stats.queue_seconds.total, stats.model_seconds.total
-    per_row = model * rows / stats.model_seconds.count if stats.model_seconds.count else 0.0
+    rows = stats.runs.rows
+    queue = stats.queue_seconds.total
+    of_rows = sum(size * each.infer_seconds for size, each in stats.runs.by_size.items())
     sizes = {float(size): n for size, n in stats.batch_sizes.items()}
     values: dict[str, float | Buckets] = {
         "recserve_batches_total": stats.batches,
@@ -189,19 +191,19 @@ def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) 
         "recserve_model_duration_seconds": latencies(stats.model_seconds),
         "recserve_queue_length": stats.queued,
         "recserve_running_batches": stats.running,
-        "nv_inference_request_success": max(0, rows - stats.failed_batches),
+        "nv_inference_request_success": max(0, stats.total_seconds.count - stats.runs.failed),
         "nv_inference_count": rows,
-        "nv_inference_exec_count": stats.batches,
-        "nv_inference_request_duration_us": (queue + per_row) * 1e6,
+        "nv_inference_exec_count": stats.runs.runs,
+        "nv_inference_request_duration_us": (queue + of_rows) * 1e6,
         "nv_inference_queue_duration_us": queue * 1e6,
-        "nv_inference_compute_infer_duration_us": per_row * 1e6,
+        "nv_inference_compute_infer_duration_us": of_rows * 1e6,
         "nv_inference_pending_request_count": stats.queued,
     }
     for name, value in values.items():
         samples[name][labels] = value
     failures = samples["nv_inference_request_failure"]
     failures[*labels, "REJECTED"] = stats.rejected
-    failures[*labels, "BACKEND"] = stats.failed_batches
+    failures[*labels, "BACKEND"] = stats.runs.failed
 
 
 def _of_level(samples: Samples, level: str, counts: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from plugins import PoolCounts
 from serving_app.core.cost_model import CostModel
 from serving_app.core.latency import LatencyCounts
+from serving_app.core.run_counts import RunCounts
 
 __all__ = ["BatcherStats"]
 
@@ -47,6 +48,8 @@ class BatcherStats:
     cost_per_row: float = 0.0
     """Seconds that each row adds: a."""
     pool: PoolCounts = field(default_factory=PoolCounts)
+    runs: RunCounts = field(default_factory=RunCounts)
+    """Runs of the model, which the engine counts."""
 
     @classmethod
     def merged(cls, parts: Sequence[BatcherStats]) -> BatcherStats:
@@ -77,6 +80,7 @@ class BatcherStats:
             cost_per_batch=b,
             cost_per_row=a,
             pool=_pools([part.pool for part in parts]),
+            runs=RunCounts.merged([part.runs for part in parts]),
         )
 
 

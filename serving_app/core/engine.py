@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -22,6 +24,7 @@ from serving_app.core.batcher import Batcher, BatcherStats, Instances
 from serving_app.core.features import Layout, Row
 from serving_app.core.outputs import Ranker, ranker_of, read_item_vectors
 from serving_app.core.ranking import read_catalogue
+from serving_app.core.run_counts import RunCounter
 from serving_app.core.schema_layout import layout_of
 from serving_app.core.tensors import join, part
 from serving_app.core.version_record import VersionRecord
@@ -146,6 +149,7 @@ class LocalEngine(Generic[Result]):
         self._ranker = ranker
         self._items = items
         self._finish = finish
+        self._runs = RunCounter()
         self._batcher: Batcher[_Ranked | Tensors, Result | Tensors] = Batcher(
             self._run,
             name=record.label,
@@ -171,7 +175,8 @@ class LocalEngine(Generic[Result]):
 
     def infer(self, inputs: Tensors, *, seconds: float, priority: Priority) -> Future[Tensors]:
         """Queue tensors: see `Engine.infer`."""
-        future = self._batcher.submit(inputs, seconds=seconds, priority=priority)
+        rows = len(next(iter(inputs.values())))
+        future = self._batcher.submit(inputs, size=rows, seconds=seconds, priority=priority)
         return cast("Future[Tensors]", future)
 
     def raise_priority(
@@ -182,7 +187,7 @@ class LocalEngine(Generic[Result]):
 
     def probe(self) -> None:
         """Run one batch through the model: see `Engine.probe`."""
-        result = self._run([self._blank()])[0]
+        result = self._results([self._blank()], RunCounter())[0]
         if isinstance(result, Exception):
             raise result
 
@@ -197,8 +202,8 @@ class LocalEngine(Generic[Result]):
         }
 
     def stats(self) -> BatcherStats:
-        """Return what its batcher counted."""
-        return self._batcher.stats()
+        """Return what its batcher counted, and the runs of its model."""
+        return dataclasses.replace(self._batcher.stats(), runs=self._runs.counts())
 
     def close(self) -> None:
         """Finish what is queued, and free the model."""
@@ -208,34 +213,59 @@ class LocalEngine(Generic[Result]):
 
     def _run(self, works: Sequence[_Ranked | Tensors]) -> list[Result | Tensors | Exception]:
         """Return the results of a batch. Runs on a batcher thread."""
+        try:
+            results = self._results(works, self._runs)
+        except Exception:
+            if len(works) == 1:  # of several, the batcher will try each
+                self._runs.failed(1)
+            raise
+        failed = sum(isinstance(result, Exception) for result in results)
+        if failed:
+            self._runs.failed(failed)
+        return results
+
+    def _results(
+        self, works: Sequence[_Ranked | Tensors], runs: RunCounter
+    ) -> list[Result | Tensors | Exception]:
         ranked = [work for work in works if isinstance(work, _Ranked)]
         if len(ranked) == len(works):
-            return self._rank(ranked)
+            return self._rank(ranked, runs)
         tensors = [work for work in works if not isinstance(work, _Ranked)]
-        rankings = iter(self._rank(ranked) if ranked else ())
-        outputs = iter(self._infer(tensors))
+        rankings = iter(self._rank(ranked, runs) if ranked else ())
+        outputs = iter(self._infer(tensors, runs))
         return [next(rankings) if isinstance(work, _Ranked) else next(outputs) for work in works]
 
-    def _rank(self, works: Sequence[_Ranked]) -> list[Result | Tensors | Exception]:
+    def _rank(
+        self, works: Sequence[_Ranked], runs: RunCounter
+    ) -> list[Result | Tensors | Exception]:
         """Return the results of rows."""
         assert self._layout is not None, "a raw model ranks nothing"
         assert self._ranker is not None, "a raw model ranks nothing"
-        outputs = self._hosted.run(self._layout.tensors([work.row for work in works]))
+        begin = time.perf_counter()
+        inputs = self._layout.tensors([work.row for work in works])
+        started = time.perf_counter()
+        outputs = self._hosted.run(inputs)
+        ended = time.perf_counter()
         best = self._ranker.best(outputs, len(works), max(work.depth for work in works))
-        return [
+        results: list[Result | Tensors | Exception] = [
             self._finish(best.positions[i, : work.depth], best.scores[i, : work.depth])
             if best.sound[i]
             else InferenceError(best.problem)
             for i, work in enumerate(works)
         ]
+        runs.ran(len(works), at=(begin, started, ended, time.perf_counter()))
+        return results
 
-    def _infer(self, works: Sequence[Tensors]) -> list[Tensors]:
+    def _infer(self, works: Sequence[Tensors], runs: RunCounter) -> list[Tensors]:
         """Return the outputs for tensors; those that fit together are run together."""
         results: dict[int, Tensors] = {}
         for indices, inputs in join(works):
+            started = time.perf_counter()
             outputs = self._hosted.run(inputs)
+            ended = time.perf_counter()
             counts = [len(next(iter(works[i].values()))) for i in indices]
             results.update(zip(indices, part(outputs, counts), strict=True))
+            runs.ran(sum(counts), at=(started, started, ended, time.perf_counter()))
         return [results[i] for i in range(len(works))]
 
 

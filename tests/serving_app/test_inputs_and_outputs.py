@@ -353,3 +353,22 @@ def test_a_version_with_a_schema_is_registered_by_command_api_and_validated_agai
 def test_the_linear_model_of_other_tests_is_still_scores(store):
     write_linear(store, "linear.npz")
     assert registration.register("m", linear_draft(store)).output == "scores"
+
+
+@pytest.mark.contract("A6")
+@pytest.mark.usefixtures("live_model")
+def test_runs_are_counted_by_their_exact_rows_and_a_probe_is_none():
+    lease = wiring.get_serving().live.lease("default")
+    try:
+        version = lease.version
+        assert version.stats().runs.runs == 0
+        for rows in (3, 1, 3):
+            version.infer({"features": np.ones((rows, 3), np.float32)}).result(10)
+        version.submit(version.layout.row([1, 1, 1]), 1).result(10)
+        runs = version.stats().runs
+    finally:
+        lease.release()
+    assert {size: counts.runs for size, counts in runs.by_size.items()} == {1: 2, 3: 2}
+    assert (runs.rows, runs.runs, runs.failed) == (8, 4, 0)
+    assert runs.last > 1.7e9
+    assert all(counts.infer_seconds > 0 for counts in runs.by_size.values())

@@ -1,5 +1,6 @@
 """Metrics as Prometheus reads them, over several processes, and the files that name them."""
 
+import dataclasses
 import json
 import re
 from datetime import timedelta
@@ -15,6 +16,7 @@ from serving_app import access, metrics, wiring
 from serving_app.core.batcher import Batcher
 from serving_app.core.http_counts import HttpCounts
 from serving_app.core.metrics import Buckets
+from serving_app.core.run_counts import RunCounts, SizeCounts
 from serving_app.core.statistics import Statistics, VersionStats
 from serving_app.metric_families import FAMILIES, collected, of_engines_elsewhere
 from serving_app.metric_models import ProcessMetrics
@@ -46,9 +48,8 @@ def test_an_engine_that_processes_share_counts_once():
         for n in range(works):
             batcher.submit(n).result(10)
         batcher.close()
-        return Statistics(
-            versions={"m": {1: VersionStats("f", 1, {"host:9/1": batcher.stats()})}},
-        )
+        stats = dataclasses.replace(batcher.stats(), runs=RunCounts({1: SizeCounts(works)}))
+        return Statistics(versions={"m": {1: VersionStats("f", 1, {"host:9/1": stats})}})
 
     older, newer = statistics(2), statistics(5)
     for process, own in [("host:1", older), ("host:2", newer), ("host:1", older)]:
