@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's bodies: inference requests and answers, in JSON and binary.
+"""The Open Inference Protocol's inference requests, in JSON and binary.
 
 Source: `inference_rest.md` of the protocol's repository and Triton's `extension_binary_data.md`,
 `extension_classification.md`. Where they are silent, Triton's server is followed, as its clients
@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from plugins import InvalidInput
+from plugins import InvalidInput, TensorSpec
 
-__all__ = ["DATATYPES", "InferRequest", "InferResponse", "OutputWish", "read_request"]
+__all__ = ["DATATYPES", "InferRequest", "OutputWish", "read_raw_request", "read_request"]
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -37,7 +37,6 @@ DATATYPES: Mapping[str, np.dtype[Any]] = {
 }
 """NumPy's type of each datatype. BF16, which NumPy lacks, travels as its upper half of FP32."""
 
-_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _MAX_RANK = 16
 _MAX_ELEMENTS = 1 << 31
 
@@ -158,6 +157,48 @@ def read_request(body: bytes, json_length: str | None, *, most_inputs: int = 256
     )
 
 
+def read_raw_request(body: bytes, spec: TensorSpec) -> InferRequest:
+    """Return the request of a body that is nothing but the data of a model's only input.
+
+    The header ``Inference-Header-Content-Length: 0`` says so. It is one row; its only free size is
+    found by the length. Outputs are binary.
+
+    Args:
+        body: The whole body, decompressed.
+        spec: The input.
+
+    Raises:
+        InvalidInput: The input has several free sizes, or the body is not of its size.
+    """
+    sizes = list(spec.shape[1:])
+    free = [i for i, size in enumerate(sizes) if size < 0]
+    if len(free) > 1:
+        raise InvalidInput(
+            f"input '{spec.name}' has several variable sizes: a raw request cannot say them",
+            field=spec.name,
+        )
+    given = _Input(spec.name, [1, *sizes], spec.datatype)
+    raw = memoryview(body)
+    if free:
+        rest = math.prod(size for size in sizes if size >= 0)
+        if spec.datatype == "BYTES":
+            elements = _count_strings(raw)
+        else:
+            elements = len(body) // DATATYPES[spec.datatype].itemsize
+        given.shape[1 + free[0]] = elements // max(1, rest)
+    array = _from_binary(given, math.prod(given.shape), raw).reshape(given.shape)
+    return InferRequest({spec.name: array}, {spec.name: spec.datatype}, binary_outputs=True)
+
+
+def _count_strings(raw: memoryview) -> int:
+    """Return how many strings there are, each after its length; what is cut off counts as one."""
+    at = count = 0
+    while at < len(raw):
+        at += 4 + int.from_bytes(raw[at : at + 4], "little")
+        count += 1
+    return count
+
+
 def _divided(body: bytes, json_length: str | None) -> tuple[memoryview, memoryview]:
     whole = memoryview(body)
     if json_length is None:
@@ -212,8 +253,8 @@ def _tensor(given: _Input, tail: memoryview) -> tuple[NDArray[Any], memoryview]:
             field=name,
         )
     count = math.prod(given.shape)
-    if count > _MAX_ELEMENTS:
-        raise InvalidInput(f"input '{name}' has too many elements: {count}", field=name)
+    if math.prod(size or 1 for size in given.shape) > _MAX_ELEMENTS:  # NumPy's limit ignores zeros
+        raise InvalidInput(f"the shape of input '{name}' is too large", field=name)
     size = given.parameters.get("binary_data_size")
     if size is None:
         return _from_json(given, count), tail
@@ -333,115 +374,3 @@ def _flatten(values: list[Any], flat: list[Any], name: str, depth: int) -> None:
             _flatten(value, flat, name, depth + 1)
         else:
             flat.append(value)
-
-
-# --- Answers ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class InferResponse:
-    """The answer to one inference request."""
-
-    model_name: str
-    model_version: str
-    outputs: Mapping[str, NDArray[Any]]
-    """By name; BYTES are object arrays of ``bytes`` or ``str``."""
-    id: str = ""
-    labels: Sequence[str] | None = None
-    """The label of each index, for classification."""
-
-    def encoded(self, wishes: Sequence[OutputWish]) -> tuple[bytes, int | None]:
-        """Return the body, and the length of its JSON part if binary tensors follow it.
-
-        Raises:
-            InvalidInput: JSON cannot carry what is wanted: NaN or infinite values.
-        """
-        described: list[dict[str, Any]] = []
-        tail: list[bytes] = []
-        for wish in wishes:
-            array = self.outputs[wish.name]
-            if wish.classes:
-                array = _classified(array, wish.classes, self.labels)
-            entry: dict[str, Any] = {
-                "name": wish.name,
-                "datatype": datatype_of(array),
-                "shape": list(array.shape),
-            }
-            if wish.binary:
-                raw = _binary(array)
-                entry["parameters"] = {"binary_data_size": len(raw)}
-                tail.append(raw)
-            else:
-                entry["data"] = _json_data(wish.name, array)
-            described.append(entry)
-        answer: dict[str, Any] = {
-            "model_name": self.model_name,
-            "model_version": self.model_version,
-            "outputs": described,
-        }
-        if self.id:
-            answer["id"] = self.id
-        head = msgspec.json.encode(answer)
-        if not any(wish.binary for wish in wishes):
-            return head, None
-        return head + b"".join(tail), len(head)
-
-
-def datatype_of(array: NDArray[Any]) -> str:
-    """Return the protocol's name of an array's type.
-
-    Raises:
-        TypeError: It has none, such as complex numbers.
-    """
-    if array.dtype.kind in "OSU":
-        return "BYTES"
-    name = _NAMES.get(array.dtype.newbyteorder("<"))
-    if name is None:
-        raise TypeError(f"The protocol has no datatype for {array.dtype}.")
-    return name
-
-
-def _binary(array: NDArray[Any]) -> bytes:
-    if array.dtype.kind in "OSU":
-        parts: list[bytes] = []
-        for value in array.ravel().tolist():
-            raw = value if isinstance(value, bytes) else str(value).encode()
-            parts += (len(raw).to_bytes(4, "little"), raw)
-        return b"".join(parts)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-
-
-def _json_data(name: str, array: NDArray[Any]) -> list[Any]:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InvalidInput(
-            f"output '{name}' has values that are NaN or infinite, which JSON cannot carry; ask "
-            "for binary data",
-            field=name,
-        )
-    if array.dtype.kind in "OSU":
-        return [
-            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-            for value in array.ravel().tolist()
-        ]
-    values: list[Any] = array.ravel().tolist()
-    return values
-
-
-def _classified(array: NDArray[Any], classes: int, labels: Sequence[str] | None) -> NDArray[Any]:
-    """Return the best classes of each row as ``value:index[:label]``, best first.
-
-    Of equal values the lower index comes first. The first dimension is the batch, as every model
-    here has one; a row is what is left, flattened.
-    """
-    if array.dtype.kind not in "fiu":
-        raise InvalidInput("classification needs an output of numbers", field="outputs")
-    rows = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
-    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :classes]
-    texts = np.empty(best.shape, dtype=object)
-    for i, positions in enumerate(best):
-        for j, position in enumerate(positions.tolist()):
-            text = f"{rows[i, position]:f}:{position}"
-            if labels is not None and position < len(labels):
-                text += f":{labels[position]}"
-            texts[i, j] = text.encode()
-    return texts

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from plugins import InvalidInput
+from plugins import InferenceError, InvalidInput, TensorSpec
+from serving_app.core.infer_response import InferResponse, datatype_of
 from serving_app.core.open_inference import (
     DATATYPES,
-    InferResponse,
     OutputWish,
-    datatype_of,
+    read_raw_request,
     read_request,
 )
 
@@ -129,7 +129,10 @@ def test_bf16_is_widened():
 
 def test_classification_names_the_best_of_each_row():
     answer = InferResponse(
-        "m", "1", {"scores": np.array([[0.1, 0.9, 0.9], [3, 2, 1]])}, labels=["a", "b", "c"]
+        "m",
+        "1",
+        {"scores": np.array([[0.1, 0.9, 0.9], [3, 2, 1]])},
+        labels={"scores": ["a", "b", "c"]},
     )
     sent, _ = answer.encoded([OutputWish("scores", classes=2)])
     (output,) = json.loads(sent)["outputs"]
@@ -171,7 +174,8 @@ X = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
         (body(X, X)[0], "twice"),
         (body({**X, "datatype": "FP31"})[0], "unknown datatype 'FP31'"),
         (body({**X, "shape": [-1]})[0], "0 or more"),
-        (body({**X, "shape": [1 << 20, 1 << 20]})[0], "too many elements"),
+        (body({**X, "shape": [1 << 20, 1 << 20]})[0], "too large"),
+        (body({**X, "shape": [0, 1 << 62, 1 << 62], "data": []})[0], "too large"),
         (body({**X, "shape": [3]})[0], "needs 3, got 2"),
         (body({**X, "data": ["a", "b"]})[0], "must be numbers, not str"),
         (body({**X, "data": None})[0], "no data"),
@@ -242,5 +246,66 @@ def test_nan_is_refused_in_json_and_sent_in_binary():
 
 
 def test_a_type_without_a_name_is_an_error():
-    with pytest.raises(TypeError, match="complex"):
+    with pytest.raises(InferenceError, match="complex"):
         datatype_of(np.array([1j]))
+
+
+def test_classes_of_whole_numbers_nan_and_nothing():
+    answer = InferResponse(
+        "m",
+        "1",
+        {
+            "whole": np.array([[5, 2**40]]),
+            "odd": np.array([[np.nan, 1, np.inf]], np.float32),
+            "none": np.zeros((0, 3), np.float32),
+        },
+    )
+    wishes = [OutputWish(name, classes=9) for name in ("whole", "odd", "none")]
+    whole, odd, none = json.loads(answer.encoded(wishes)[0])["outputs"]
+    assert whole["data"] == ["1099511627776:1", "5:0"]
+    assert odd["data"] == ["inf:2", "1.000000:1", "nan:0"]
+    assert (none["shape"], none["data"]) == ([0, 3], [])
+    with pytest.raises(InvalidInput, match="output of numbers"):
+        InferResponse("m", "1", {"y": np.array(["a"])}).encoded([OutputWish("y", classes=1)])
+
+
+def test_strings_that_are_no_text_need_binary_data():
+    values = np.array([b"\xff"], dtype=object)
+    answer = InferResponse("m", "1", {"y": values})
+    with pytest.raises(InvalidInput, match="no UTF-8"):
+        answer.encoded([OutputWish("y")])
+    sent, length = answer.encoded([OutputWish("y", binary=True)])
+    assert sent[length:] == b"\x01\0\0\0\xff"
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "sent", "values"),
+    [
+        ("FP32", (-1, 2), np.array([1, 2], "<f4").tobytes(), [[1.0, 2.0]]),
+        ("INT16", (-1, -1, 2), np.array([1, 2, 3, 4], "<i2").tobytes(), [[[1, 2], [3, 4]]]),
+        ("BYTES", (-1, -1), b"\x01\0\0\0a\0\0\0\0", [[b"a", b""]]),
+        ("BYTES", (-1,), b"\x01\0\0\0a", [b"a"]),
+    ],
+)
+def test_a_raw_body_is_one_row_of_the_only_input(datatype, shape, sent, values):
+    request = read_raw_request(sent, TensorSpec("x", datatype, shape))
+    assert request.inputs["x"].tolist() == values
+    assert request.binary_outputs
+
+
+@pytest.mark.parametrize(
+    ("shape", "sent", "words"),
+    [((-1, 2), b"\0" * 7, "expecting 8 bytes, got 7"), ((-1, -1, -1), b"", "several variable")],
+)
+def test_a_raw_body_of_another_size_is_refused(shape, sent, words):
+    with pytest.raises(InvalidInput, match=words):
+        read_raw_request(sent, TensorSpec("x", "FP32", shape))
+
+
+@given(st.binary(max_size=40), st.sampled_from(["BYTES", "FP64", "BOOL"]))
+def test_any_raw_body_is_read_or_refused(sent, datatype):
+    try:
+        request = read_raw_request(sent, TensorSpec("x", datatype, (-1, -1)))
+    except InvalidInput:
+        return
+    assert len(request.inputs["x"]) == 1
