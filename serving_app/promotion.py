@@ -22,8 +22,10 @@ __all__ = [
     "make_live",
     "promote",
     "remove_alias",
+    "restore",
     "roll_back",
     "set_alias",
+    "withdraw",
 ]
 
 
@@ -76,6 +78,51 @@ def roll_back(model: ServedModel, *, by: User | None = None) -> ModelVersion:
         lead(model, PRODUCTION, last.replaced)
         log(model, by, f"Rolled back to {last.replaced}")
         return last.replaced
+
+
+def withdraw(model: ServedModel, *, by: User | None = None) -> None:
+    """Take a model out of production, if it is there; its promotions stay, for `restore`.
+
+    What other aliases lead to goes on answering who asks for them.
+
+    Raises:
+        ValidationError: The model has a roll-out running.
+    """
+    with transaction.atomic():
+        model = locked(model)
+        if _roll_out_runs(model):
+            raise ValidationError(f"{model.name} has a roll-out running. Abort it first.")
+        alias = model.aliases.filter(name=PRODUCTION).first()
+        if alias is None:
+            return
+        log(model, by, f"Took version {alias.version.number} out of production")
+        alias.delete()
+        model.save(update_fields=["changed"])
+
+
+def restore(model: ServedModel, *, by: User | None = None) -> ModelVersion:
+    """Return the version in production; without one, put one there.
+
+    It is the one that was there last, or else the latest whose validation found nothing wrong.
+
+    Raises:
+        ValidationError: There is none.
+    """
+    with transaction.atomic():
+        model = locked(model)
+        version = model.live_version
+        if version is not None:
+            return version
+        last = model.promotions.filter(rolled_back=None).select_related("version").first()
+        if last is not None and not last.version.problem:
+            lead(model, PRODUCTION, last.version)  # it was promoted: to roll back still undoes that
+            log(model, by, f"Put {last.version} back into production")
+            return last.version
+        version = model.versions.filter(problem="").order_by("-number").first()
+        if version is None:
+            raise ValidationError(f"{model.name} has no sound version to make live.")
+        make_live(model, version, by=by)
+        return version
 
 
 def set_alias(

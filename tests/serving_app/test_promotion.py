@@ -86,3 +86,59 @@ def test_migrating_keeps_what_is_live_there_and_back(version, store):
     finally:
         migrate(latest)
     assert [str(alias) for alias in Alias.objects.all()] == ["shop@production"]
+
+
+@pytest.mark.contract("A6")
+@pytest.mark.django_db
+def test_a_model_taken_out_of_production_comes_back_with_its_history(version, store, admin_user):
+    two = registration.register("shop", linear_draft(store, "two.npz", seed=2))
+    registration.register("shop", linear_draft(store, "three.npz", seed=3))
+    model = version.model
+    promotion.withdraw(model, by=admin_user)  # it is out already
+    promotion.promote(version)
+    promotion.promote(two)
+    promotion.set_alias(version, "mine")
+    promotion.withdraw(model, by=admin_user)
+    model.refresh_from_db()
+    assert model.live_version is None
+    assert Alias.objects.get().name == "mine"
+    assert promotion.restore(model, by=admin_user) == two
+    assert promotion.restore(model, by=admin_user) == two  # it is in already
+    assert model.promotions.count() == 2
+    assert promotion.roll_back(model) == version
+    promotion.withdraw(model)
+    assert promotion.restore(model) == version
+    history = LogEntry.objects.filter(object_id=str(model.pk)).order_by("pk")
+    assert [entry.change_message for entry in history] == [
+        "Took version 2 out of production",
+        "Put shop@2 back into production",
+    ]
+
+
+@pytest.mark.contract("A6")
+@pytest.mark.django_db
+def test_a_model_that_never_was_in_production_gets_its_latest_sound_version(version, store):
+    two = registration.register("shop", linear_draft(store, "two.npz", seed=2))
+    three = registration.register("shop", linear_draft(store, "three.npz", seed=3))
+    type(three).objects.filter(pk=three.pk).update(problem="It is broken.")
+    assert promotion.restore(version.model) == two
+    promotion.withdraw(version.model)
+    type(two).objects.filter(pk=two.pk).update(problem="It is broken, too.")
+    assert promotion.restore(version.model) == version
+    promotion.withdraw(version.model)
+    type(two).objects.update(problem="All are.")
+    with pytest.raises(ValidationError, match="no sound version"):
+        promotion.restore(version.model)
+
+
+@pytest.mark.contract("A6")
+@pytest.mark.django_db
+def test_no_model_leaves_production_while_a_roll_out_runs(version, store):
+    from serving_app import rollout
+
+    two = registration.register("shop", linear_draft(store, "two.npz", seed=2))
+    promotion.promote(version)
+    rollout.start(two, [10])
+    with pytest.raises(ValidationError, match="roll-out running"):
+        promotion.withdraw(version.model)
+    assert version.model.aliases.filter(name="production").exists()
