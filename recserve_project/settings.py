@@ -125,8 +125,12 @@ CORS_ALLOW_METHODS = ("GET", "POST", "PATCH", "DELETE", "OPTIONS")
 CORS_ALLOW_HEADERS = (
     *("accept", "authorization", "content-type", "if-none-match"),
     *("x-request-id", "traceparent", "tracestate"),
+    *("content-encoding", "inference-header-content-length"),
 )
-CORS_EXPOSE_HEADERS = ("ETag", "Retry-After", "Server-Timing", "X-Request-ID")
+CORS_EXPOSE_HEADERS = (
+    *("ETag", "Retry-After", "Server-Timing", "X-Request-ID"),
+    "Inference-Header-Content-Length",
+)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [

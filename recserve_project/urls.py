@@ -9,6 +9,7 @@ from django.views import defaults
 from django.views.generic import RedirectView
 
 from serving_app.api.metrics_view import MetricsView
+from serving_app.api.open_inference.views import open_inference
 from serving_app.api.problems import django_error
 
 urlpatterns = [
@@ -16,6 +17,9 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("metrics", MetricsView.as_view(), name="metrics"),
     path("api/v1/", include("serving_app.api.urls")),
+    path("v2", open_inference, name="open-inference"),
+    path("v2/", open_inference),
+    path("v2/<path:rest>", open_inference),
 ]
 
 

@@ -34,6 +34,8 @@ class ServingSettings:
     """The most requests in one call of ``/predict/batch``."""
     max_body_bytes: int = 1_000_000
     """The largest request body that the API reads."""
+    max_infer_bytes: int = 64 * 1024 * 1024
+    """The largest body of the Open Inference Protocol, as sent and decompressed."""
     max_context_depth: int = 5
     """How deeply a request's context may be nested."""
     max_context_bytes: int = 8192

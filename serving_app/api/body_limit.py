@@ -20,7 +20,7 @@ class _TooLarge(Exception):
 
 
 class BodyLimit:
-    """Wraps an ASGI application; ``/api/`` requests over the limit get 413.
+    """Wraps an ASGI application; requests to ``/api/`` and ``/v2/`` over their limits get 413.
 
     Django spools a whole body before a view sees it; a client could fill the disk.
     """
@@ -30,13 +30,15 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
-        if scope["type"] != "http" or not scope["path"].startswith("/api/"):
+        infers = scope["type"] == "http" and scope["path"].startswith("/v2/")
+        if scope["type"] != "http" or not (infers or scope["path"].startswith("/api/")):
             await self._application(scope, receive, send)
             return
-        limit = serving_settings().max_body_bytes
+        settings = serving_settings()
+        limit = settings.max_infer_bytes if infers else settings.max_body_bytes
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
-            await refuse(send, limit)
+            await refuse(send, limit, infers=infers)
             return
         read = 0
 
@@ -51,18 +53,16 @@ class BodyLimit:
         try:
             await self._application(scope, receive_bounded, send)
         except _TooLarge:  # Django reads the whole body before it answers
-            await refuse(send, limit)
+            await refuse(send, limit, infers=infers)
 
 
-async def refuse(send: Send, limit: int) -> None:
+async def refuse(send: Send, limit: int, *, infers: bool = False) -> None:
     """Answer 413, and end the connection."""
-    body = msgspec.json.encode(
-        with_request_id(
-            problem(413, "body-too-large", f"The request body is larger than {limit} bytes.")
-        )
-    )
+    detail = f"The request body is larger than {limit} bytes."
+    problem_ = with_request_id(problem(413, "body-too-large", detail))
+    body = msgspec.json.encode({"error": detail} if infers else problem_)
     headers = [
-        (b"content-type", CONTENT_TYPE.encode()),
+        (b"content-type", b"application/json" if infers else CONTENT_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
     ]

@@ -75,7 +75,7 @@ def problem_of(error: errors.RecserveError) -> dict[str, Any]:
         extra["errors"] = [{"field": error.field, "detail": str(error)}]
         if error.source:
             extra["source"] = error.source
-    retry_after = _retry_after(error)
+    retry_after = retry_after_of(error)
     if retry_after is not None:
         extra["retry_after"] = (
             round(error.retry_after, 3) if isinstance(error, errors.QueueFull) else retry_after
@@ -89,7 +89,7 @@ def _code(name: str) -> str:
     return dashed.lstrip("-").replace("_", "-")
 
 
-def _retry_after(error: errors.RecserveError) -> int | None:
+def retry_after_of(error: errors.RecserveError) -> int | None:
     """Return whole seconds after which to ask again, at least one; None: that will not help."""
     if isinstance(error, errors.QueueFull | errors.ModelNotReady | errors.Throttled):
         return max(1, math.ceil(error.retry_after))
@@ -97,7 +97,14 @@ def _retry_after(error: errors.RecserveError) -> int | None:
 
 
 def django_error(request: HttpRequest, status: int, code: str, detail: str) -> HttpResponse | None:
-    """Return the problem details of an error outside of any view; None: not of the API."""
+    """Return the answer to an error outside of any view; None: not of the API.
+
+    It is problem details, and below ``/v2`` what the Open Inference Protocol says.
+    """
+    if request.path == "/v2" or request.path.startswith("/v2/"):
+        return HttpResponse(
+            msgspec.json.encode({"error": detail}), status=status, content_type="application/json"
+        )
     if not request.path.startswith(("/api/", "/metrics")):
         return None
     body = msgspec.json.encode(with_request_id(problem(status, code, detail)))
@@ -123,7 +130,7 @@ def response_of(error: Exception, headers: dict[str, str]) -> dict[str, Any]:
     if isinstance(error, DatabaseError | InterfaceError):  # of Django, neither is the other
         error = _of_database(error)
     if isinstance(error, errors.RecserveError):
-        retry_after = _retry_after(error)
+        retry_after = retry_after_of(error)
         if retry_after is not None:
             headers["Retry-After"] = str(retry_after)
         if isinstance(error, errors.TokenNotValid):

@@ -12,8 +12,15 @@ from plugins.datatypes import datatype_of
 __all__ = ["checked_tensors", "join", "part"]
 
 
-def checked_tensors(inputs: Tensors, signature: Signature | None) -> Tensors:
+def checked_tensors(
+    inputs: Tensors, signature: Signature | None, *, least_rows: int = 1
+) -> Tensors:
     """Return tensors in the order of a signature, if they are what it declares.
+
+    Args:
+        inputs: Arrays by name.
+        signature: What is declared.
+        least_rows: How many rows there must be.
 
     Raises:
         InvalidInput: They are not.
@@ -26,8 +33,8 @@ def checked_tensors(inputs: Tensors, signature: Signature | None) -> Tensors:
             f"The input {name} {what}; the model takes {', '.join(declared)}.",
             field=f"inputs.{name}",
         )
-    rows = {array.shape[0] if array.ndim else 0 for array in inputs.values()}
-    if len(rows) != 1 or not min(rows):
+    rows = {array.shape[0] if array.ndim else -1 for array in inputs.values()}
+    if len(rows) != 1 or min(rows) < least_rows:
         raise InvalidInput(
             "The inputs must have the same number of rows, at least one.", field="inputs"
         )

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol's door: everything at ``/v2``."""

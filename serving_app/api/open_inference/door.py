@@ -1,0 +1,110 @@
+"""What is asked at ``/v2``, and who answers it: one function, for every server in front of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from serving_app.api.open_inference import infer, metadata, repository, statistics
+from serving_app.api.open_inference.answers import Answer, Refused, answer_of, as_json
+from serving_app.api.open_inference.asked import Asked
+from serving_app.core.access import Access
+
+__all__ = ["answer"]
+
+_Answering = Callable[[Asked], Answer]
+_Methods = Mapping[str, _Answering]
+_MODEL = r"/v2/models/(?P<named>[^/]+)(?:/versions/(?P<number>[0-9]+))?"
+
+
+def _unsupported(what: str) -> _Answering:
+    def refuse(asked: Asked) -> Answer:
+        asked.permit("predict")
+        raise Refused(501, f"{what} is not supported")
+
+    return refuse
+
+
+def _none(asked: Asked) -> Answer:
+    asked.permit("predict")
+    return as_json([])
+
+
+def _nothing(asked: Asked) -> Answer:
+    asked.permit("predict")
+    return Answer()
+
+
+_UNSUPPORTED = {
+    r"/v2/trace/setting": "trace",
+    rf"{_MODEL}/trace/setting": "trace",
+    r"/v2/logging": "logging",
+    rf"{_MODEL}/generate(_stream)?": "generate",
+    r"/v2/(system|cuda)sharedmemory/region/[^/]+/register": "shared memory",
+    r"/v2/repository/[^/]+/(index|models/[^/]+/(load|unload))": "'repository_name' specification",
+}
+_PATTERNS: Mapping[str, _Methods] = {
+    # The hottest first; `models/stats` before `models/{name}`.
+    rf"{_MODEL}/infer": {"POST": infer.infer},
+    r"/v2": {"GET": metadata.server},
+    r"/v2/health/live": {"GET": metadata.live},
+    r"/v2/health/ready": {"GET": metadata.ready},
+    r"/v2/models": {"GET": metadata.models},
+    r"/v2/models/stats": {"GET": statistics.statistics},
+    _MODEL: {"GET": metadata.model},
+    rf"{_MODEL}/ready": {"GET": metadata.model_ready},
+    rf"{_MODEL}/config": {"GET": metadata.config},
+    rf"{_MODEL}/stats": {"GET": statistics.model_statistics},
+    r"/v2/repository/index": {"POST": repository.index},
+    r"/v2/repository/models/(?P<named>[^/]+)/load": {"POST": repository.load},
+    r"/v2/repository/models/(?P<named>[^/]+)/unload": {"POST": repository.unload},
+    r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/status": {"GET": _none},
+    r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/unregister": {"POST": _nothing},
+    **{
+        path: dict.fromkeys(("GET", "POST"), _unsupported(what))
+        for path, what in _UNSUPPORTED.items()
+    },
+}
+_ROUTES = tuple((re.compile(pattern), methods) for pattern, methods in _PATTERNS.items())
+
+
+def answer(
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    who: Callable[[], Access | None],
+) -> Answer:
+    """Return the answer to a request. Any thread calls it; it may wait for a model.
+
+    Args:
+        method: Such as ``POST``.
+        path: Percent-decoded, from ``/v2`` on.
+        headers: By their names in lower case.
+        body: As it was sent.
+        who: Returns what the caller may do, or None if it sent no token; raises `TokenNotValid`.
+            It is asked only where that matters.
+    """
+    try:
+        return _answer(method, path.rstrip("/"), headers, body, who)
+    except Exception as error:  # noqa: BLE001  (every error has the protocol's form)
+        return answer_of(error)
+
+
+def _answer(
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    who: Callable[[], Access | None],
+) -> Answer:
+    for pattern, methods in _ROUTES:
+        found = pattern.fullmatch(path)
+        if found is None:
+            continue
+        answering = methods.get("GET" if method == "HEAD" else method)
+        if answering is None:
+            raise Refused(405, "Method Not Allowed", Allow=", ".join(methods))
+        path_parts = {name: value or "" for name, value in found.groupdict().items()}
+        return answering(Asked(headers, body, who, **path_parts))
+    raise Refused(404, "Not Found")
