@@ -20,11 +20,13 @@ from plugins.datatypes import DTYPES
 
 __all__ = [
     "AdmissionFilter",
+    "BatchTimes",
     "Candidate",
     "ElasticModel",
     "Entry",
     "EvictionPolicy",
     "Executor",
+    "Explanation",
     "FeatureSource",
     "Framework",
     "HitMode",
@@ -88,6 +90,32 @@ class RecommendationRequest:
     """Seconds until the answer is worthless; None: the model's default."""
     priority: Priority = Priority.LIVE
     """What goes first when not everything can."""
+    explain: bool = False
+    """Whether the answer shall say how it came about."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTimes:
+    """In what batch a row was computed."""
+
+    size: int
+    """How many rows the batch had."""
+    queued: float
+    """Seconds that the row waited for it."""
+    ran: float
+    """Seconds that the model took for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an answer came about."""
+
+    segment: str
+    """The user's."""
+    age: float | None = None
+    """Seconds since the answer, out of the cache, was computed; None: it was computed now."""
+    batch: BatchTimes | None = None
+    """Where it was computed; None: it was not now, or another process did it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +141,8 @@ class Recommendation:
     alias: str = ""
     """What led to the version: ``production``, ``canary``, the alias that was asked for; empty if
     its number was asked for, or a fallback answers."""
+    explanation: Explanation | None = None
+    """How it came about, if the request asked."""
 
     @property
     def cached(self) -> bool:

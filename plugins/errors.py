@@ -7,6 +7,7 @@
     │   ├── ModelNotFound       no model of that name is registered
     │   ├── InvalidInput        a value of the request is wrong; names the field
     │   ├── TokenNotValid       the token is unknown, expired, revoked or forged
+    │   ├── ExplanationNotPermitted  the caller may not ask how an answer came about
     │   ├── ModelNotPermitted   the caller may not ask this model
     │   └── Throttled           the caller asks too often; says when to come back
     ├── Unavailable           our fault; a stale entry or a fallback may answer
@@ -29,6 +30,7 @@ __all__ = [
     "ArtifactRejected",
     "BadRequest",
     "DeadlineExceeded",
+    "ExplanationNotPermitted",
     "InferenceError",
     "InvalidInput",
     "InvalidOptions",
@@ -74,6 +76,10 @@ class InvalidInput(BadRequest):
 
 class TokenNotValid(BadRequest):
     """The caller's token is unknown, expired, revoked or forged."""
+
+
+class ExplanationNotPermitted(BadRequest):
+    """The caller may not ask how an answer came about."""
 
 
 class ModelNotPermitted(BadRequest):

@@ -218,6 +218,10 @@ class Levels:
             return _new_found((value, level.name, fresh_until - life[0], expires, 0.0))
         return stale
 
+    def age(self, found: Found) -> float:
+        """Return the seconds since a value was computed."""
+        return max(0.0, self._clock() - found.created)
+
     def _promote(self, key: str, stored: Stored, above: Sequence[Level]) -> None:
         for level in above:
             if level.name not in self._held_by["warm"]:  # it was just used

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["SingleFlight"]
 
@@ -14,6 +14,13 @@ _REMEMBERED = 1000
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+class Flight(Future[V]):
+    """The future of one key."""
+
+    note: Any = None
+    """What its leader says of how the result came about; set before that is there."""
 
 
 class SingleFlight(Generic[K, V]):
@@ -27,9 +34,9 @@ class SingleFlight(Generic[K, V]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flights: dict[K, Future[V]] = {}
+        self._flights: dict[K, Flight[V]] = {}
         self._waiting: dict[K, int] = {}
-        self._landed: dict[K, tuple[int, Future[V]]] = {}
+        self._landed: dict[K, tuple[int, Flight[V]]] = {}
         self._landings = 0
 
     def __len__(self) -> int:
@@ -39,7 +46,7 @@ class SingleFlight(Generic[K, V]):
         """Return what `join` takes as ``since``: call it before looking into the cache."""
         return self._landings
 
-    def join(self, key: K, *, since: int | None = None) -> tuple[Future[V], bool]:
+    def join(self, key: K, *, since: int | None = None) -> tuple[Flight[V], bool]:
         """Return the key's future, and whether the caller leads.
 
         Args:
@@ -56,13 +63,13 @@ class SingleFlight(Generic[K, V]):
             number, landed = self._landed.get(key, (0, None))
             if landed is not None and since is not None and number > since:
                 return landed, False
-            flight = self._flights[key] = Future()
+            flight = self._flights[key] = Flight()
             self._waiting[key] = 1
             # A running future refuses to be cancelled.
             flight.set_running_or_notify_cancel()
             return flight, True
 
-    def leave(self, key: K, flight: Future[V]) -> bool:
+    def leave(self, key: K, flight: Flight[V]) -> bool:
         """Stop waiting; return whether nobody waits any more, and the key is forgotten.
 
         Each who joined may call it once. Whoever asks for the key after that leads anew; the
@@ -77,7 +84,7 @@ class SingleFlight(Generic[K, V]):
             del self._flights[key], self._waiting[key]
             return True
 
-    def resolve(self, key: K, result: V, *, flight: Future[V] | None = None) -> None:
+    def resolve(self, key: K, result: V, *, flight: Flight[V] | None = None) -> None:
         """Hand the result to all who wait, and forget the key.
 
         Args:
@@ -97,7 +104,7 @@ class SingleFlight(Generic[K, V]):
                 del self._landed[next(iter(self._landed))]  # a dict keeps the order of insertion
         flight.set_result(result)
 
-    def fail(self, key: K, error: BaseException, *, flight: Future[V] | None = None) -> None:
+    def fail(self, key: K, error: BaseException, *, flight: Flight[V] | None = None) -> None:
         """Raise the error in all who wait, and forget the key. See `resolve`.
 
         Raises:
@@ -107,7 +114,7 @@ class SingleFlight(Generic[K, V]):
             flight = self._take(key, flight)
         flight.set_exception(error)
 
-    def _take(self, key: K, flight: Future[V] | None) -> Future[V]:
+    def _take(self, key: K, flight: Flight[V] | None) -> Flight[V]:
         """Take a flight out, if it is still the key's. Called with the lock held."""
         if flight is None or self._flights.get(key) is flight:
             flight = self._flights.pop(key)

@@ -34,7 +34,14 @@ from serving_app.api.lane_http import (
     Send,
 )
 from serving_app.api.lane_waits import landed, on_thread
-from serving_app.api.predictions import Batch, batch, note_answer, note_question, question
+from serving_app.api.predictions import (
+    Batch,
+    batch,
+    note_answer,
+    note_question,
+    question,
+    timing_of,
+)
 from serving_app.api.problems import CONTENT_TYPE, response_of, with_request_id
 from serving_app.core.access import CHALLENGE, Access
 from serving_app.core.pending import Pending
@@ -88,7 +95,7 @@ class Lane:
             if exchange.path in {LIVE, READY}:
                 status, content = _health(exchange.path, more)
             else:
-                status, content = 200, await self._posted(exchange)
+                status, content = 200, await self._posted(exchange, more)
         except BodyTooLarge:
             await exchange.refuse_body()
         except Gone:
@@ -102,8 +109,8 @@ class Lane:
         else:
             await exchange.answer(content, status=status, more=more)
 
-    async def _posted(self, exchange: Exchange) -> bytes:
-        """Return the body of the answer to a POST."""
+    async def _posted(self, exchange: Exchange, more: dict[str, str]) -> bytes:
+        """Return the body of the answer to a POST, and add what headers go with it."""
         body = await exchange.body()
         granted = await self._access(exchange.headers[b"authorization"])
         exchange.record.caller = granted.subject
@@ -111,7 +118,7 @@ class Lane:
             raise exceptions.PermissionDenied
         if exchange.path == PREDICT:
             await self._throttle(granted, exchange, 1)
-            return await self._predict(_decoded(body), granted, exchange)
+            return await self._predict(_decoded(body), granted, exchange, more)
         return await self._predict_batch(_decoded(body), granted, exchange)
 
     async def _access(self, authorization: bytes) -> Access:
@@ -137,7 +144,9 @@ class Lane:
         else:
             rates.count(granted, "predict", rate, cost)
 
-    async def _predict(self, body: Any, granted: Access, exchange: Exchange) -> bytes:
+    async def _predict(
+        self, body: Any, granted: Access, exchange: Exchange, more: dict[str, str]
+    ) -> bytes:
         started = time.perf_counter()
         asked = question(body, granted, exchange.settings.limits)
         note_question(asked)
@@ -153,7 +162,10 @@ class Lane:
         if isinstance(result, RecserveError):
             raise result
         note_answer(result)
-        return msgspec.json.encode(asked.answer(result, started))
+        answer = asked.answer(result, started)
+        if asked.request.explain:
+            more.update(timing_of(answer))
+        return msgspec.json.encode(answer)
 
     async def _predict_batch(self, body: Any, granted: Access, exchange: Exchange) -> bytes:
         started = time.perf_counter()

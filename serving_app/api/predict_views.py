@@ -14,7 +14,14 @@ from serving_app.api import serializers
 from serving_app.api.authentication import access_of
 from serving_app.api.json import LenientJSONParser
 from serving_app.api.permissions import CanPredict
-from serving_app.api.predictions import Batch, batch, note_answer, note_question, question
+from serving_app.api.predictions import (
+    Batch,
+    batch,
+    note_answer,
+    note_question,
+    question,
+    timing_of,
+)
 from serving_app.conf import serving_settings
 from serving_app.core.request_record import current
 
@@ -41,7 +48,8 @@ class PredictView(APIView):
         note_question(asked)
         recommendation = wiring.get_recommender().recommend(asked.request)
         note_answer(recommendation)
-        return Response(asked.answer(recommendation, started))
+        body = asked.answer(recommendation, started)
+        return Response(body, headers=timing_of(body))
 
 
 class PredictBatchView(APIView):

@@ -11,13 +11,19 @@ from typing import Any
 from plugins import BadRequest, InvalidInput, Recommendation, RecommendationRequest, RecserveError
 from serving_app import payload_log, wiring
 from serving_app.api.problems import problem_of
-from serving_app.api.translation import answer, recommendation_request, wants_titles
+from serving_app.api.translation import (
+    answer,
+    explanation,
+    recommendation_request,
+    server_timing,
+    wants_titles,
+)
 from serving_app.conf import ServingSettings
 from serving_app.core.access import Access
 from serving_app.core.request_record import current
 from serving_app.request_log import is_logged, user_hash
 
-__all__ = ["Batch", "Question", "batch", "note_answer", "note_question", "question"]
+__all__ = ["Batch", "Question", "batch", "note_answer", "note_question", "question", "timing_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,9 @@ class Question:
         seconds = time.perf_counter() - started
         payload_log.consider(self.request, recommendation, seconds)
         body = answer(recommendation, latency=seconds)
+        explained = explanation(recommendation)
+        if explained is not None:
+            body["explain"] = explained
         if self.titles:
             body["titles"] = wiring.titles(
                 recommendation.model_name, recommendation.items, recommendation.model_version
@@ -50,10 +59,21 @@ def question(body: Any, access: Access, limits: ServingSettings) -> Question:
     Raises:
         InvalidInput: It asks nothing, or nothing that can be answered.
         ModelNotPermitted: The caller may not ask that model.
+        ExplanationNotPermitted: The caller may not ask for explanations.
     """
     asked = Question(recommendation_request(body, limits), wants_titles(body))
     access.check_model(asked.request.model_name)
+    if asked.request.explain:
+        access.check_explain()
     return asked
+
+
+def timing_of(body: dict[str, Any]) -> dict[str, str]:
+    """Return the ``Server-Timing`` header of an answer that explains itself; else nothing."""
+    explained = body.get("explain")
+    if explained is None:
+        return {}
+    return {"Server-Timing": server_timing(explained, body["latency_ms"])}
 
 
 def note_question(asked: Question) -> None:

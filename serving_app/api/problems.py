@@ -30,6 +30,7 @@ STATUS: Mapping[type[errors.RecserveError], int] = {
     errors.InvalidInput: 422,
     errors.TokenNotValid: 401,
     errors.ModelNotPermitted: 403,
+    errors.ExplanationNotPermitted: 403,
     errors.Throttled: 429,
     errors.BadRequest: 400,
     errors.ModelNotReady: 503,

@@ -42,6 +42,22 @@ class RecommendationRequestSerializer(serializers.Serializer[Any]):
     exclude = serializers.ListField(child=serializers.CharField(), required=False)
     timeout_ms = serializers.FloatField(required=False)
     titles = serializers.BooleanField(default=False, help_text="Add the items' titles.")
+    explain = serializers.BooleanField(
+        default=False, help_text="Say how the answer came about; for operators."
+    )
+
+
+class ExplanationSerializer(serializers.Serializer[Any]):
+    """How an answer came about."""
+
+    cache_level = serializers.CharField(allow_null=True, help_text="null: none answered.")
+    age_ms = serializers.FloatField(allow_null=True, help_text="Since it was computed.")
+    model_version = serializers.IntegerField(allow_null=True)
+    alias = serializers.CharField(allow_null=True)
+    segment = serializers.CharField()
+    batch_size = serializers.IntegerField(allow_null=True, help_text="null: not computed now.")
+    queue_ms = serializers.FloatField(allow_null=True)
+    model_ms = serializers.FloatField(allow_null=True)
 
 
 class RecommendationSerializer(serializers.Serializer[Any]):
@@ -66,6 +82,7 @@ class RecommendationSerializer(serializers.Serializer[Any]):
     degraded = serializers.BooleanField(
         help_text="A stale answer or a fallback stands in for the model, which could not answer."
     )
+    explain = ExplanationSerializer(required=False)
 
 
 class BatchRequestSerializer(serializers.Serializer[Any]):

@@ -11,7 +11,10 @@ import msgspec
 from plugins import InvalidInput, Recommendation, RecommendationRequest, UserId
 from serving_app.conf import ServingSettings
 
-FIELDS = ("user_id", "model_name", "features", "context", "k", "exclude", "timeout_ms", "titles")
+FIELDS = (
+    *("user_id", "model_name", "features", "context", "k", "exclude", "timeout_ms"),
+    *("titles", "explain"),
+)
 """The fields of a request."""
 
 _FIELDS = frozenset(FIELDS)
@@ -46,6 +49,7 @@ def recommendation_request(body: Any, limits: ServingSettings) -> Recommendation
         k=_k(body.get("k", 10), limits),
         exclude=_exclude(body.get("exclude"), limits),
         timeout=_timeout(body.get("timeout_ms")),
+        explain=_flag(body, "explain"),
     )
 
 
@@ -55,10 +59,48 @@ def wants_titles(body: Any) -> bool:
     Raises:
         InvalidInput: ``titles`` is neither true nor false.
     """
-    titles = body.get("titles", False) if isinstance(body, Mapping) else False
-    if not isinstance(titles, bool):
-        raise InvalidInput("titles must be true or false.", field="titles")
-    return titles
+    return _flag(body, "titles")
+
+
+def _flag(body: Mapping[str, Any], field: str) -> bool:
+    value = body.get(field, False)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{field} must be true or false.", field=field)
+    return value
+
+
+def explanation(recommendation: Recommendation) -> dict[str, Any] | None:
+    """Return the JSON value of how an answer came about; None: nobody asked."""
+    explained = recommendation.explanation
+    if explained is None:
+        return None
+    batch = explained.batch
+    return {
+        "cache_level": recommendation.source if recommendation.cached else None,
+        "age_ms": _milliseconds(explained.age),
+        "model_version": recommendation.model_version,
+        "alias": recommendation.alias or None,
+        "segment": explained.segment,
+        "batch_size": None if batch is None else batch.size,
+        "queue_ms": None if batch is None else _milliseconds(batch.queued),
+        "model_ms": None if batch is None else _milliseconds(batch.ran),
+    }
+
+
+def server_timing(explained: Mapping[str, Any], latency_ms: float) -> str:
+    """Return the ``Server-Timing`` header that says an explanation in short."""
+    level = explained["cache_level"]
+    parts = [f"total;dur={latency_ms:g}", f"cache;desc={level or 'miss'}"]
+    if explained["age_ms"] is not None:
+        parts.append(f"age;dur={explained['age_ms']:g}")
+    if explained["batch_size"] is not None:
+        parts.append(f"queue;dur={explained['queue_ms']:g}")
+        parts.append(f"model;dur={explained['model_ms']:g};desc=batch-of-{explained['batch_size']}")
+    return ", ".join(parts)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def answer(recommendation: Recommendation, *, latency: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from plugins import ModelNotPermitted
+from plugins import ExplanationNotPermitted, ModelNotPermitted
 
 __all__ = ["CHALLENGE", "ROLES", "Access", "RememberedAccess"]
 
@@ -74,6 +74,15 @@ class Access:
             raise ModelNotPermitted(
                 f"This concerns every model; this token or user is limited to some ({names})."
             )
+
+    def check_explain(self) -> None:
+        """Return if the caller may ask how answers come about: that is for operators.
+
+        Raises:
+            ExplanationNotPermitted: It may not.
+        """
+        if "operate" not in self.permissions:
+            raise ExplanationNotPermitted("explain needs the permission to operate.")
 
 
 class RememberedAccess:

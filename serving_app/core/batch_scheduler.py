@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from plugins import InferenceError, ModelNotReady, PoolCounts, Priority, QueueFull
+from plugins import BatchTimes, InferenceError, ModelNotReady, PoolCounts, Priority, QueueFull
 from serving_app.core.admission import Admission
 from serving_app.core.batcher_stats import BatcherStats
 from serving_app.core.latency import LatencyHistogram
@@ -194,6 +194,9 @@ class BatchScheduler:
             return []
         self._model_seconds.record(now - batch.started)
         settled = self._queue.finish(batch, results)
+        ran = now - batch.started
+        for work in settled:
+            work.batch = BatchTimes(batch.size, batch.started - work.queued_at, ran)
         self._total_seconds.record_all(now - work.queued_at for work in settled)
         return settled
 

@@ -12,7 +12,7 @@ from cache_app.core.freshness import Freshness
 from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Levels
 from cache_app.core.negative import NegativeEntries
-from cache_app.core.single_flight import SingleFlight
+from cache_app.core.single_flight import Flight, SingleFlight
 from serving_app.core.features import Row
 from serving_app.core.live_models import Lease
 from serving_app.core.ranking import Ranking
@@ -26,7 +26,7 @@ class _Computation:
 
     __slots__ = ("depth", "flight", "given_up", "key", "urgency", "work")
 
-    def __init__(self, key: str, depth: int, flight: Future[Ranking], urgency: Urgency) -> None:
+    def __init__(self, key: str, depth: int, flight: Flight[Ranking], urgency: Urgency) -> None:
         self.key = key
         self.depth = depth
         self.flight = flight
@@ -88,7 +88,7 @@ class Computations:
         *,
         since: int,
         renewed: Callable[[Future[Ranking]], None] | None,
-    ) -> Future[Ranking]:
+    ) -> Flight[Ranking]:
         """Return the future of the key's ranking; the first to ask starts its computation.
 
         While another process computes it, this one waits for half of the caller's seconds at most:
@@ -129,7 +129,7 @@ class Computations:
             raise failure
         return flight
 
-    def leave(self, key: str, depth: int, flight: Future[Ranking]) -> None:
+    def leave(self, key: str, depth: int, flight: Flight[Ranking]) -> None:
         """Stop waiting for a flight; what nobody waits for is taken out of the queue.
 
         What runs already goes on, and is stored. The flight of what does not is cancelled.
@@ -236,6 +236,7 @@ class Computations:
                 self._fail(computation, error)
                 return
             ranking = done.result()
+            computation.flight.note = getattr(done, "batch", None)
             cost = self._clock() - started
             lifetime = self._freshness.lifetime(cost, self._rng)
             try:

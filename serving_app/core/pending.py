@@ -8,6 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
 from cache_app.core.levels import Found
+from cache_app.core.single_flight import Flight
 from plugins import (
     DeadlineExceeded,
     InvalidInput,
@@ -31,7 +32,7 @@ class Pending:
     deadline: float
     found: Found | None
     """What the cache had."""
-    flight: Future[Ranking] | None
+    flight: Flight[Ranking] | None
     """The computation under way."""
     error: RecserveError | None = None
     """Why no computation was started."""

@@ -16,6 +16,7 @@ from cache_app.core.lease_waits import LeaseWaits
 from cache_app.core.levels import Found, Levels, Look
 from cache_app.core.negative import NegativeEntries, NegativeStats
 from plugins import (
+    Explanation,
     InvalidInput,
     Priority,
     Recommendation,
@@ -323,6 +324,8 @@ class Recommender:
         if isinstance(result, Unavailable):
             stand_in = self._fallback(request, result)
             result = result if stand_in is None else replace(stand_in, degraded=True)
+        if request.explain:
+            result = self._explained(pending, result)
         return self._counted(request, result, lookup, started)
 
     def finish_at_once(
@@ -335,7 +338,23 @@ class Recommender:
         result, lookup = self._outcome(pending)
         if isinstance(result, Unavailable):
             return functools.partial(self.finish, request, pending, started)
+        if request.explain:
+            result = self._explained(pending, result)
         return self._counted(request, result, lookup, started)
+
+    def _explained(
+        self, pending: Pending | RecserveError, result: Recommendation | RecserveError
+    ) -> Recommendation | RecserveError:
+        """Return an answer with how it came about; an error as it is."""
+        if isinstance(result, RecserveError):
+            return result
+        age = batch = None
+        if isinstance(pending, Pending):
+            if result.cached and pending.found is not None:
+                age = self._levels.age(pending.found)
+            elif result.source == "model" and pending.flight is not None:
+                batch = pending.flight.note
+        return replace(result, explanation=Explanation(SEGMENT, age, batch))
 
     def _outcome(
         self, pending: Pending | RecserveError

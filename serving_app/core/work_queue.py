@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from plugins import DeadlineExceeded, Priority
+from plugins import BatchTimes, DeadlineExceeded, Priority
 from serving_app.core.work_future import WorkFuture
 
 __all__ = ["Batch", "Work", "WorkQueue"]
@@ -45,6 +45,8 @@ class Work(WorkFuture[Any]):
     """Of the parts, once one of several has one."""
     missing = 0
     """How many parts have no result, from then on."""
+    batch: BatchTimes | None = None
+    """Of the batch that settled it."""
 
     def __init__(
         self,

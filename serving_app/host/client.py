@@ -323,7 +323,7 @@ class HostClient:
             if each.kind == Kind.FAILED:
                 answer.set_exception(decode_error(each.payload))
                 return
-            result = answer.decode(each.payload)
+            result = answer.take(each.payload)
         except Exception as error:  # noqa: BLE001  (told to the one who waits)
             answer.set_exception(InferenceError(f"The model host's answer is none: {error}"))
             return

@@ -16,12 +16,14 @@ import msgspec
 
 from plugins import InferenceError, ModelNotReady, Priority, RecserveError, Tensors
 from serving_app.core.engine import LocalEngine
+from serving_app.core.work_queue import Work
 from serving_app.host import protocol, sockets
 from serving_app.host.hosted_version import HostedVersion
 from serving_app.host.protocol import (
     HANDLE,
     MAX_PAYLOAD,
     SUBMISSION,
+    TIMES,
     URGENCY,
     Frame,
     FrameReader,
@@ -187,8 +189,13 @@ class ClientConnection(asyncio.Protocol):
         if error is None:
             result = done.result()
             try:
-                payload = result if isinstance(result, bytes) else encode_named(result)
-                self.send(frame(Kind.ANSWER, id_, payload))
+                if isinstance(result, bytes):
+                    times = cast("Work", done).batch
+                    assert times is not None, "a batch has settled it"
+                    head = TIMES.pack(times.size, times.queued, times.ran)
+                    self.send(frame(Kind.ANSWER, id_, head, result))
+                else:
+                    self.send(frame(Kind.ANSWER, id_, encode_named(result)))
             except ProtocolError as unsendable:
                 error = InferenceError(f"The outputs cannot be sent: {unsendable}")
         if error is not None:

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from plugins import InferenceError, ModelNotReady, Priority, RecserveError, Tensors
+from plugins import BatchTimes, InferenceError, ModelNotReady, Priority, RecserveError, Tensors
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.engine import Finish
 from serving_app.core.features import Row
@@ -19,6 +19,7 @@ from serving_app.core.version_record import VersionRecord
 from serving_app.host.protocol import (
     HANDLE,
     SUBMISSION,
+    TIMES,
     URGENCY,
     Kind,
     Load,
@@ -58,12 +59,28 @@ class Answer(Future[Any]):
         self.withdraw: Callable[[], None] | None = None
         """Takes the question back."""
 
+    def take(self, payload: bytes) -> Any:
+        """Return the result that a payload holds."""
+        return self.decode(payload)
+
     def cancel(self) -> bool:
         """Cancel it, unless it is answered."""
         cancelled = super().cancel()
         if cancelled and self.withdraw is not None:
             self.withdraw()
         return cancelled
+
+
+class RowAnswer(Answer):
+    """The answer to a row."""
+
+    batch: BatchTimes | None = None
+    """Where it was computed, once it is there."""
+
+    def take(self, payload: bytes) -> Any:
+        """Return the ranking, and keep what the host says of the batch."""
+        self.batch = BatchTimes(*TIMES.unpack_from(payload))
+        return self.decode(payload[TIMES.size :])
 
 
 class Host(Protocol):
@@ -158,7 +175,7 @@ class HostedEngine(Generic[Result]):
             self.handle, depth, seconds, time.monotonic(), priority, len(known_by)
         )
         payload = b"".join((head, known_by, encode_tensors(*row)))
-        return self._host.ask(Kind.SUBMIT, payload, Answer(self._decode, self))
+        return self._host.ask(Kind.SUBMIT, payload, RowAnswer(self._decode, self))
 
     def raise_priority(
         self, future: Future[Result], priority: Priority, *, seconds: float = 0.0

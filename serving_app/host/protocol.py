@@ -28,6 +28,7 @@ __all__ = [
     "HELLO",
     "MAX_PAYLOAD",
     "SUBMISSION",
+    "TIMES",
     "URGENCY",
     "VERSION",
     "Frame",
@@ -60,6 +61,8 @@ sent, that instant by the monotonic clock, the priority, and how many bytes of U
 recognise who was refused (none: nobody is to be recognised)."""
 _LONGEST_JOURNEY: Final = 60.0
 """Seconds; a frame that took longer comes from a process with another clock."""
+TIMES: Final = struct.Struct("<Idd")
+"""What an `ANSWER` to a row begins with: the batch's rows, seconds in the queue, in the model."""
 URGENCY: Final = struct.Struct("<Bd")
 """How urgent a row has become: its priority, and the seconds for which it matters."""
 HANDLE: Final = struct.Struct("<Q")

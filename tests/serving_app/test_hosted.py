@@ -50,12 +50,14 @@ def test_it_answers_tells_and_recovers(host, store, client_as):
     wanted = expected_ranking(store, "linear.npz", [1, 2, 3])
     assert list(ask(0).items) == wanted
     assert ask(0).cached
+    batch = ask(0.5, explain=True).explanation.batch
+    assert (batch.size, batch.queued >= 0, batch.ran > 0) == (1, True, True)
     assert (health(client_as)["status"], health(client_as)["model_host"]) == ("ok", "ok")
     serving = wiring.get_serving()
     statistics = process_statistics.own(serving.live, serving.recommender)
     (name,) = statistics.versions["default"][1].engines
     assert f":{host.pid}/" in name
-    assert statistics.versions["default"][1].batching.submitted == 1
+    assert statistics.versions["default"][1].batching.submitted == 2
 
     os.kill(host.pid, signal.SIGKILL)
     deadline = time.monotonic() + 60

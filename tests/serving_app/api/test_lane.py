@@ -150,13 +150,15 @@ def body_of(rng):
     }
     odd = rng.random()
     if odd < 0.3:
-        body[rng.choice(["k", "titles", "exclude", "context", "model_name"])] = rng.choice(
-            [
-                *(0, 1, 5, 20, 1001, -1, 2.5, True, False, None, "5", "", "nobody's"),
-                *("default", "default@production", "default@1", "default@9", "@", "a@"),
-                *([], ["i1", "i2"], ["i1", 3], [None], ["x"] * 1001, {}, {"a": 1}),
-                *({"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}}, {"a": "x" * 9000}, 30_000),
-            ]
+        body[rng.choice(["k", "titles", "explain", "exclude", "context", "model_name"])] = (
+            rng.choice(
+                [
+                    *(0, 1, 5, 20, 1001, -1, 2.5, True, False, None, "5", "", "nobody's"),
+                    *("default", "default@production", "default@1", "default@9", "@", "a@"),
+                    *([], ["i1", "i2"], ["i1", 3], [None], ["x"] * 1001, {}, {"a": 1}),
+                    *({"a": {"b": {"c": {"d": {"e": {"f": 1}}}}}}, {"a": "x" * 9000}, 30_000),
+                ]
+            )
         )
     elif odd < 0.33:
         body["timeout_ms"] = rng.choice([0, -1, True, None, "5", 600_001, 30_000, 1e4, []])
@@ -217,7 +219,7 @@ def request_of(rng, tokens):
     body = bytes_of(rng, value)
     if healthy and rng.random() < 0.8:
         body = b""
-    kind = "good" if rng.random() < 0.75 else rng.choice(list(tokens))
+    kind = "good" if rng.random() < 0.7 else rng.choice([*tokens, "operate", "operate"])
     more = {}
     if rng.random() < 0.3:
         name = rng.choice(
@@ -257,7 +259,15 @@ def request_of(rng, tokens):
     return method, path, headers, body, rng.choice([1, 1, 1, 3])
 
 
-VOLATILE = {"latency_ms", "total_latency_ms", "request_id", "retry_after"}
+VOLATILE = {
+    "age_ms",
+    "queue_ms",
+    "model_ms",
+    "latency_ms",
+    "total_latency_ms",
+    "request_id",
+    "retry_after",
+}
 
 
 def without_volatile(value):
@@ -283,6 +293,7 @@ def comparable(answer, given):
     if "vary" in by_name:
         by_name["vary"] = sorted(by_name["vary"].lower().split(", "))
     by_name["retry-after"] = "retry-after" in by_name
+    by_name["server-timing"] = "server-timing" in by_name
     value = plain
     if by_name.get("content-type", "").endswith("json") and plain:
         value = msgspec.json.decode(plain)
@@ -305,7 +316,7 @@ def test_both_doors_give_the_same_answers(tokens, settings):
     settings.RECSERVE = {
         **settings.RECSERVE,
         # So slow that none comes back while this runs.
-        "ACCESS": {"THROTTLES": {"predict": {"operate": "9/day"}}},
+        "ACCESS": {"THROTTLES": {"predict": {"operate": "30/day"}}},
     }
     rng = Random(5)
     asked = [request_of(rng, tokens) for _ in range(REQUESTS)]
@@ -329,6 +340,35 @@ def test_both_doors_give_the_same_answers(tokens, settings):
     statuses = {answer[0] for answer in fast}
     assert {200, 400, 401, 403, 404, 405, 413, 422, 429} <= statuses
     assert django.asked < REQUESTS / 3, "the lane answers the usual requests itself"
+
+
+@pytest.mark.contract("A8")
+def test_an_answer_says_how_it_came_about_to_operators_alone(tokens):
+    lane, question = Lane(Door(), aside=aside), {**GOOD, "user_id": "curious", "explain": True}
+    refused = post(lane, tokens["good"], question)
+    assert (refused[0], json.loads(refused[2])["code"]) == (403, "explanation-not-permitted")
+    _, headers, body = post(lane, tokens["operate"], question)
+    computed = json.loads(body)["explain"]
+    assert {name: value for name, value in computed.items() if not name.endswith("_ms")} == {
+        "cache_level": None,
+        "model_version": 1,
+        "alias": "production",
+        "segment": "all",
+        "batch_size": 1,
+    }
+    assert computed["age_ms"] is None
+    assert computed["queue_ms"] >= 0 < computed["model_ms"]
+    timing = dict(headers)["server-timing"]
+    assert "cache;desc=miss" in timing
+    assert f"model;dur={computed['model_ms']:g};desc=batch-of-1" in timing
+    _, headers, body = post(lane, tokens["operate"], question)
+    found = json.loads(body)["explain"]
+    assert (found["cache_level"], found["batch_size"], found["model_ms"]) == ("l1", None, None)
+    assert found["age_ms"] >= 0
+    assert f"cache;desc=l1, age;dur={found['age_ms']:g}" in dict(headers)["server-timing"]
+    batch = {"requests": [question, GOOD]}
+    answers = json.loads(post(lane, tokens["operate"], batch, BATCH)[2])["results"]
+    assert ["explain" in each for each in answers] == [True, False]
 
 
 def ask(lane, *arguments, **more):
