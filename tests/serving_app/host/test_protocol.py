@@ -184,7 +184,7 @@ def test_another_error_arrives_as_an_inference_error():
     [
         (Frame(Kind.PING, 0, b""), "HELLO"),
         (Frame(Kind.HELLO, 0, b"xxxxxxxx\1\0"), "of recserve"),
-        (Frame(Kind.HELLO, 0, b"recserve\2\0"), "version 2 .* same release"),
+        (Frame(Kind.HELLO, 0, b"recserve\1\0"), "version 1 .* and this process 2; .* same release"),
     ],
 )
 def test_who_speaks_otherwise_is_told_why(first, reason):
