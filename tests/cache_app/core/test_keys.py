@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cache_app.core.keys import (
+    _quoted,
     digest_features,
     entry_of,
     in_generation,
@@ -270,3 +272,8 @@ def test_a_key_without_its_generation_is_the_same_entry_in_every_one():
     assert entry_of(entry) == entry
     assert in_generation(entry, "17") == key(generation="17")
     assert entry.startswith(in_namespace("recserve"))
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_quoting_is_only_ever_skipped_where_it_would_change_nothing(text):
+    assert _quoted(text) == quote(text, safe="")

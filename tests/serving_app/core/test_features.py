@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins import ArtifactRejected, InvalidInput, Signature, TensorSpec
-from serving_app.core.features import FeatureLayout, simple_layout
+from serving_app.core.features import FeatureLayout, _are_plain, simple_layout
 
 LAYOUT = FeatureLayout(("age", "visits", "spend"))
 
@@ -88,3 +88,21 @@ def test_a_list_of_names_fits_one_input_of_floats_only(inputs, says):
 def test_the_input_is_called_as_the_model_calls_it():
     layout = simple_layout(LAYOUT.names, signature(TensorSpec("x", "FP32", (-1, -1))))
     assert list(layout.tensors([layout.blank()])) == ["x"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.floats(),
+            st.integers(),
+            st.sampled_from(
+                [3.4028234663852886e38, 3.5e38, 10**400, True, None, "1", float("nan")]
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_the_short_check_lets_through_what_each_value_would_pass(values):
+    largest = 3.4028234663852886e38
+    good = [type(v) in {int, float} and -largest <= v <= largest for v in values]
+    assert _are_plain(values) == (bool(values) and all(good))
