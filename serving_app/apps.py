@@ -50,13 +50,16 @@ def wake_reconciler(**_: Any) -> None:
     transaction.on_commit(wiring.wake)
 
 
-def create_groups(sender: AppConfig, using: str, apps: Any, **_: Any) -> None:
+def create_groups(sender: AppConfig, using: str, apps: Any = None, **_: Any) -> None:
     """Create the roles' groups where they are missing; existing ones stay as they are.
 
-    The tables are as the migrations that were applied left them, and so are the models of ``apps``.
+    The tables are as the migrations that were applied left them, and so are the models of ``apps``;
+    None, as ``flush`` says: today's.
     """
+    from django.apps import apps as today  # noqa: PLC0415
     from django.contrib.auth.management import create_permissions  # noqa: PLC0415
 
+    apps = apps or today
     try:
         group, permission = apps.get_model("auth", "Group"), apps.get_model("auth", "Permission")
     except LookupError:  # auth is not there yet

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from django.contrib.auth.models import Group
 from django.core.management import call_command
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
@@ -94,3 +95,10 @@ def test_what_is_live_survives_both_ways(empty):
     migrate(empty, "serving_app", "0002")
     rows = state(empty).get_model("serving_app", "ServedModel").objects.using(empty)
     assert dict(rows.values_list("name", "live_version__number")) == {"shop": 3, "idle": None}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_emptying_the_database_leaves_the_groups():
+    call_command("flush", verbosity=0, interactive=False)
+    permissions = Group.objects.get(name="recserve predict").permissions
+    assert permissions.get().codename == "predict"
