@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,13 @@ from serving_app.registration import Draft, promote, register
 
 FEATURES = ("age", "visits", "spend")
 ITEMS = 20
+
+# In a shell's background Ctrl-C is ignored, by all that tests start too; yet they send it.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
