@@ -248,6 +248,16 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_activation_changelist"),
                     },
                     {
+                        "title": _("Activity"),
+                        "icon": "monitoring",
+                        "link": reverse_lazy("admin:serving_app_activitycount_changelist"),
+                    },
+                    {
+                        "title": _("Events"),
+                        "icon": "shopping_cart",
+                        "link": reverse_lazy("admin:serving_app_event_changelist"),
+                    },
+                    {
                         "title": _("Cache"),
                         "icon": "cached",
                         "link": reverse_lazy("admin:cache"),

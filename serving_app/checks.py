@@ -10,10 +10,11 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from serving_app.access_conf import access_settings
+from serving_app.activity_conf import activity_settings
 from serving_app.conf import serving_settings
 from serving_app.log_conf import log_settings
 
-PARTS = {"ACCESS", "CACHE", "LOGGING", "PLUGINS", "SERVING"}
+PARTS = {"ACCESS", "ACTIVITY", "CACHE", "LOGGING", "PLUGINS", "SERVING"}
 """The keys of ``RECSERVE``; each app reads its own."""
 
 
@@ -30,6 +31,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         ]
     try:
         access_settings()
+        activity_settings()
         log_settings()
         serving = serving_settings()
     except ImproperlyConfigured as error:

@@ -78,6 +78,11 @@ _ALL = (
         "min",
     ),
     Family(
+        "recserve_activity_dropped_total",
+        "counter",
+        "Requests that activity left out: too many at once, too long a context, or not written.",
+    ),
+    Family(
         "recserve_http_requests_total",
         "counter",
         "HTTP requests; status 0: no answer began.",
@@ -133,10 +138,12 @@ def collected(
     http: HttpCounts,
     *,
     process: str,
+    activity_dropped: int = 0,
 ) -> Samples:
     """Return the samples of one process, those of engines in other processes left out."""
     samples: Samples = {name: {} for name in FAMILIES}
     samples["recserve_processes"][()] = 1.0
+    samples["recserve_activity_dropped_total"][()] = activity_dropped
     for model, stats in statistics.models.items():
         for source, n in stats.by_source.items():
             samples["recserve_requests_total"][model, source] = n

@@ -15,6 +15,7 @@ from plugins import InvalidOptions, UnknownPlugin
 from plugins.apps import get_registry
 from serving_app import (  # noqa: F401  (Django looks for every model here)
     access_models,
+    activity_models,
     metric_models,
     payload_models,
 )

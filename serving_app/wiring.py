@@ -21,6 +21,8 @@ from cache_app.wiring import get_generations, get_leases, get_levels, refresh_di
 from plugins import InferenceError
 from plugins.apps import get_registry
 from serving_app import access, payload_log, process_statistics, rates, rollout
+from serving_app.activity import ActivityLog
+from serving_app.activity_conf import activity_settings
 from serving_app.conf import serving_settings
 from serving_app.core import collector
 from serving_app.core.engine import OpenEngine, open_engine
@@ -52,6 +54,7 @@ class Serving:
     news: EpochFile | None
     host: HostClient | None
     """The model host that runs the models; None: this process does."""
+    activity: ActivityLog
 
 
 logger = logging.getLogger(__name__)
@@ -188,7 +191,7 @@ def stop() -> None:
         _teller = Teller()
 
 
-def _look_around(trainer: Trainer | None) -> Callable[[], None]:
+def _look_around(trainer: Trainer | None, activity: ActivityLog) -> Callable[[], None]:
     """Return what the cache has to look for at each pass of the reconciler."""
     generations = get_generations()
 
@@ -196,6 +199,7 @@ def _look_around(trainer: Trainer | None) -> Callable[[], None]:
         generations.refresh()
         access.refresh()
         payload_log.flush()
+        activity.flush()
         refresh_dictionaries()
         if trainer is not None:
             trainer.consider()
@@ -222,28 +226,40 @@ def _is_registered(label: str) -> bool:
 def tell_metrics() -> None:
     """Tell the metrics of this process, up to now."""
     serving = get_serving()
-    _tell_metrics(process_statistics.own(serving.live, serving.recommender, serving.shadows))
+    own = process_statistics.own(serving.live, serving.recommender, serving.shadows)
+    _tell_metrics(own, serving.activity)
 
 
-def _tell_metrics(own: Statistics) -> None:
+def _tell_metrics(own: Statistics, activity: ActivityLog) -> None:
     process = process_name()
     for name, samples in of_engines_elsewhere(own, process=process).items():
         _teller.tell_engine(name, samples)
-    _teller.tell(collected(own, process_statistics.own_cache(), HTTP, process=process))
+    _teller.tell(
+        collected(
+            own,
+            process_statistics.own_cache(),
+            HTTP,
+            process=process,
+            activity_dropped=activity.dropped,
+        )
+    )
 
 
-def _tell(live: LiveModels, recommender: Recommender, shadows: Shadows) -> None:
+def _tell(
+    live: LiveModels, recommender: Recommender, shadows: Shadows, activity: ActivityLog
+) -> None:
     """Let other processes know what this one counted, and judge roll-outs by what all did."""
     own = process_statistics.own(live, recommender, shadows)
     process_statistics.tell(process_name(), own)
-    _tell_metrics(own)
+    _tell_metrics(own, activity)
     rollout.evaluate()
 
 
-def _sign_off() -> None:
+def _sign_off(activity: ActivityLog) -> None:
     process_statistics.forget(process_name())
     _teller.leave()
     payload_log.flush()
+    activity.flush(at_once=True)
 
 
 def _build() -> Serving:
@@ -281,6 +297,8 @@ def _build() -> Serving:
             raise
         return version
 
+    counting = activity_settings()
+    activity = ActivityLog(counting)
     recommender = Recommender(
         live,
         levels,
@@ -292,17 +310,18 @@ def _build() -> Serving:
         negative=NegativeEntries(cache.negative_ttl),
         computed=computed,
         leases=get_leases(),
+        asked=activity.asked if counting.record else None,
     )
     news = _open_news()
     reconciler = Reconciler(
         live,
-        look_around=_look_around(Trainer() if cache.train_dictionaries else None),
-        tell=functools.partial(_tell, live, recommender, shadows),
-        sign_off=_sign_off,
+        look_around=_look_around(Trainer() if cache.train_dictionaries else None, activity),
+        tell=functools.partial(_tell, live, recommender, shadows, activity),
+        sign_off=functools.partial(_sign_off, activity),
         open_version=opened,
         activated=_activated,
         interval=serving.reconcile_seconds,
         news=(lambda: 0) if news is None else news.read,
         keep=serving.keep_seconds,
     )
-    return Serving(live, recommender, reconciler, shadows, news, host)
+    return Serving(live, recommender, reconciler, shadows, news, host, activity)

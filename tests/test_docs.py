@@ -7,6 +7,7 @@ from cache_app.conf import CacheSettings
 from plugins import errors, hookspecs
 from plugins.conf import PluginSettings
 from serving_app.access_conf import AccessSettings
+from serving_app.activity_conf import ActivitySettings
 from serving_app.api.problems import STATUS, problem_of
 from serving_app.api.schema import CODES
 from serving_app.conf import ServingSettings
@@ -20,7 +21,10 @@ def text(name):
 
 def test_every_setting_is_documented():
     page = text("docs/settings.md")
-    for settings in (AccessSettings, LogSettings, ServingSettings, CacheSettings, PluginSettings):
+    for settings in (
+        *(AccessSettings, ActivitySettings, LogSettings),
+        *(ServingSettings, CacheSettings, PluginSettings),
+    ):
         for field in dataclasses.fields(settings):
             name = field.name.upper()
             words = {name, name.removeprefix("L1_")}

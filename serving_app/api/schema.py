@@ -46,6 +46,19 @@ _EXAMPLES: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "batch_id": "nightly-7",
         "requests": [{"user_id": "17850", "k": 3}, {"user_id": "12583", "model_name": "popular"}],
     },
+    ("/api/v1/events", "request"): {
+        "events": [
+            {"user_id": "17850", "item_id": "85123A", "kind": "view"},
+            {
+                "user_id": "12583",
+                "item_id": "22423",
+                "kind": "purchase",
+                "value": 6,
+                "at": "2026-11-24T09:30:00Z",
+                "event_id": "order-1044-1",
+            },
+        ]
+    },
     ("/api/v1/token", "request"): {"username": "ann", "password": "…"},
     ("/api/v1/models", "request"): {"name": "shop", "description": "The shop's front page."},
     ("/api/v1/models/{name}/promote", "request"): {"version": 3, "wait_seconds": 30},

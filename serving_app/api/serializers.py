@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from serving_app.core.activity import EVENT_KINDS
 from serving_app.core.outputs import OUTPUTS
 from serving_app.models import (
     Activation,
@@ -99,6 +100,44 @@ class BatchSerializer(serializers.Serializer[Any]):
     results = RecommendationSerializer(many=True)
     batch_size = serializers.IntegerField()
     total_latency_ms = serializers.FloatField()
+
+
+class EventSerializer(serializers.Serializer[Any]):
+    """Something that a user did."""
+
+    user_id = serializers.CharField(help_text="The user: a string or a whole number.")
+    item_id = serializers.CharField()
+    kind = serializers.ChoiceField(choices=EVENT_KINDS)
+    model_name = serializers.CharField(
+        default="default", help_text="The model whose activity it counts for."
+    )
+    at = serializers.JSONField(
+        required=False, help_text="ISO 8601 with its zone, or Unix seconds; absent: now."
+    )
+    value = serializers.FloatField(
+        required=False, help_text="The rating, which needs one, or the pieces bought."
+    )
+    event_id = serializers.CharField(
+        required=False, max_length=128, help_text="An event whose id is known is not taken again."
+    )
+
+
+class EventsSerializer(serializers.Serializer[Any]):
+    """Several events."""
+
+    events = EventSerializer(many=True)
+
+
+class RecordedEventsSerializer(serializers.Serializer[Any]):
+    """What became of them."""
+
+    recorded = serializers.IntegerField()
+    repeated = serializers.IntegerField(help_text="Those whose event_id was known.")
+    refused = serializers.IntegerField()
+    errors = serializers.ListField(  # type: ignore[assignment]  # a field, not the base's
+        child=serializers.DictField(),
+        help_text="Problem details of each that was refused, with its index.",
+    )
 
 
 class QuestionSerializer(serializers.Serializer[Any]):

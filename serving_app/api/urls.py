@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 from rest_framework_simplejwt.views import TokenBlacklistView
 
 from serving_app.api import operation_views as operation
+from serving_app.api.event_views import EventsView
 from serving_app.api.predict_views import PredictBatchView, PredictView
 from serving_app.api.registry_views import ModelVersionViewSet, ServedModelViewSet
 from serving_app.api.rollout_views import RollOutViewSet
@@ -47,6 +48,7 @@ def _of_one_model(actions: dict[str, Any]) -> Any:
 urlpatterns = [
     path("predict", PredictView.as_view(), name="predict"),
     path("predict/batch", PredictBatchView.as_view(), name="predict-batch"),
+    path("events", EventsView.as_view(), name="events"),
     path("health", operation.HealthView.as_view(), name="health"),
     path("health/live", operation.LiveView.as_view(), name="health-live"),
     path("health/ready", operation.ReadyView.as_view(), name="health-ready"),

@@ -54,6 +54,8 @@ class Recommender:
         computed: Called with the lease, row, depth and ranking of each computation when its
             waiters have been answered, on the thread that answered them; it must not wait.
         leases: Lets one process of all that share a level compute a key; None: each does.
+        asked: Called with each request that was answered and is no warm-up, on the thread that
+            asked; it must not wait.
         clock: Monotonic seconds.
         rng: Draws jitter and early refreshes.
     """
@@ -71,6 +73,7 @@ class Recommender:
         negative: NegativeEntries | None = None,
         computed: Callable[[Lease, Row, int, Ranking], None] | None = None,
         leases: LeaseWaits | None = None,
+        asked: Callable[[RecommendationRequest], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class Recommender:
         self._rng = rng or Random()  # noqa: S311  (it spreads expiries, and guards no secret)
         self._depth = depth
         self._negative = negative or NegativeEntries()
+        self._asked = asked
         self._clock = clock
         self._computations = Computations(
             levels,
@@ -379,6 +383,12 @@ class Recommender:
         self._counts.count(
             request.model_name, result, self._clock() - started, segment=SEGMENT, lookup=lookup
         )
+        if (
+            self._asked is not None
+            and isinstance(result, Recommendation)
+            and request.priority != Priority.WARM_UP
+        ):
+            self._asked(request)
         return result
 
     def stats(self) -> dict[str, RecommenderStats]:

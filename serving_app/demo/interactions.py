@@ -96,7 +96,7 @@ def read_interactions(path: Path) -> Interactions:
     item_index: list[int] = []
     quantity: list[float] = []
     timestamp: list[int] = []
-    for line, (user, item, rating, instant) in _rows(path, _COLUMNS):
+    for line, (user, item, rating, instant) in rows_of(path, _COLUMNS):
         if not user:
             raise _rubbish(path, line, "user", user, "an id")
         if not item:
@@ -125,7 +125,7 @@ def read_items(path: Path) -> dict[str, str]:
     """
     titles: dict[str, str] = {}
     seen: set[str] = set()
-    for line, (item, title) in _rows(path, ("item", "title")):
+    for line, (item, title) in rows_of(path, ("item", "title")):
         if not item:
             raise _rubbish(path, line, "item", item, "an id")
         if item in seen:
@@ -154,7 +154,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
         yield file
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
     """Yield each row's line number and its stripped values of the columns.
 
     Raises:

@@ -85,6 +85,23 @@ def test_statistics_are_summed_over_the_workers(two_workers):
         assert len(told[1]) >= 2
 
 
+@pytest.mark.contract("W1")
+def test_activity_is_summed_over_the_workers(two_workers):
+    query = (
+        "from django.db.models import Sum; from serving_app.activity_models import ActivityCount; "
+        "rows = ActivityCount.objects.filter(user='active', context='{\"page\":\"home\"}'); "
+        "print(rows.aggregate(n=Sum('count'))['n'])"
+    )
+    with two_workers.client() as client:
+        for _ in range(30):
+            question = {"user_id": "active", "context": {"page": "home"}}
+            client.post("predict", json=question, headers={"Connection": "close"})
+    servers.wait_for(
+        lambda: manage(two_workers.var, "shell", "-v0", "-c", query).stdout.strip() == "30",
+        what="both workers have written what they counted",
+    )
+
+
 @pytest.mark.contract("A7")
 def test_metrics_cover_all_workers_and_never_fall(two_workers):
     def asked(client):
