@@ -139,8 +139,18 @@ class Generations:
         """
         if self._hint() != self._seen:
             self.refresh()
-        if self._doubt:
-            return self._doubt
+        return self._doubt or self._known(scopes, entry)
+
+    def of_at_once(self, scopes: Iterable[str], entry: str = "") -> str | None:
+        """Return what `of` does, or None if that would wait: an event loop asks.
+
+        The hint is read once: it may move at any moment, and reading what is new waits.
+        """
+        if self._waits or self._doubt or self._hint() != self._seen:
+            return None
+        return self._known(scopes, entry)
+
+    def _known(self, scopes: Iterable[str], entry: str) -> str:
         epochs = self._epochs
         latest = 0
         for each in scopes:
@@ -149,10 +159,6 @@ class Generations:
         if self._single_keys and entry:
             latest = max(latest, epochs.get(_entry_scope(entry), 0))
         return str(latest)
-
-    def at_once(self) -> bool:
-        """Return whether `of` would wait for nothing; an event loop asks."""
-        return not self._waits and not self._doubt and self._hint() == self._seen
 
     def refresh(self) -> None:
         """Read what is new, whatever the hint says."""

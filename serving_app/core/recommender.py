@@ -182,9 +182,15 @@ class Recommender:
             deadline = now + (record.timeout if request.timeout is None else request.timeout)
             # Given features are checked even if the answer is cached: a hit hides no bad request.
             row = None if request.features is None else version.layout.row(request.features)
-            if at_once and not self._generations.at_once():
+            entry, scopes = self._entry(request, version, row)
+            generation = (
+                self._generations.of_at_once(scopes, entry)
+                if at_once
+                else self._generations.of(scopes, entry)
+            )
+            if generation is None:
                 return functools.partial(self.start, request, now)
-            key = self._key(request, version, row)
+            key = in_generation(entry, generation)
             if since is None:
                 moment = self._computations.moment()
                 found = self._find(key, request, self._levels.quick if at_once else None)
@@ -260,17 +266,18 @@ class Recommender:
         try:
             layout = lease.version.layout
             row = None if request.features is None else layout.row(request.features)
-            return self._key(request, lease.version, row)
+            entry, scopes = self._entry(request, lease.version, row)
+            return in_generation(entry, self._generations.of(scopes, entry))
         finally:
             lease.release()
 
-    def _key(
+    def _entry(
         self,
         request: RecommendationRequest,
         version: LiveVersion,
         row: Row | None,
-    ) -> str:
-        """Return the cache key of a request to a version."""
+    ) -> tuple[str, Sequence[str]]:
+        """Return a request's cache key without its generation, and the scopes of that."""
         record = version.record
         entry = recommendation_key(
             namespace=self._namespace,
@@ -290,7 +297,7 @@ class Recommender:
             segment=SEGMENT,
             tags=tags_of(request.context) if request.context else (),
         )
-        return in_generation(entry, self._generations.of(scopes, entry))
+        return entry, scopes
 
     def _find(
         self, key: str, request: RecommendationRequest, among: Look | None = None

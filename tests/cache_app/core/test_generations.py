@@ -197,3 +197,27 @@ def test_an_invalidation_is_seen_by_every_thread_from_the_moment_that_it_is_anno
     for thread in clients:
         thread.join(10)
     assert stale == []
+
+
+def test_at_once_nothing_is_read_even_if_the_hint_moves_after_it_was_looked_at():
+    read, hints = [], []
+
+    def load(epoch):
+        read.append(epoch)
+        return []
+
+    def hint():
+        hints.append(len(hints))
+        return moving[0] and hints[-1]
+
+    moving = [False]
+    generations = Generations(load, hint=hint)
+    generations.refresh()
+    assert generations.of_at_once(("all",)) == generations.of(("all",)) == "0"
+    moving[0] = True  # from now on it is another one at each look
+    before = len(read)
+    for _ in range(5):
+        assert generations.of_at_once(("all",)) is None
+    assert len(read) == before
+    assert generations.of(("all",)) == "0"
+    assert len(read) == before + 1
