@@ -161,7 +161,8 @@ def test_a_row_that_becomes_urgent_overtakes_in_the_host(installation):
     engine.raise_priority(slow, Priority.LIVE)  # it runs already
     for answer in (slow, *answers.values()):
         assert answer.result(30)
-    assert order == ["c", "a", "b"]
+    assert order[0] == "c"
+    assert sorted(order) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("end", ["kill", "segfault"])
