@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import ipaddress
 import json
@@ -13,11 +12,13 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from cache_app.conf_values import count, positive, section
 from serving_app.core.access import ROLES
 from serving_app.core.throttling import Rate, rate
 
 __all__ = ["SCOPES", "AccessSettings", "access_settings"]
 
+_WHERE = 'RECSERVE["ACCESS"]'
 SCOPES = (*ROLES, "sign_in")
 """What is throttled on its own."""
 
@@ -62,39 +63,23 @@ def access_settings() -> AccessSettings:
 
 @functools.lru_cache(maxsize=16)
 def _parsed(text: str) -> AccessSettings:
-    given = json.loads(text)
-    if not isinstance(given, Mapping):
-        raise ImproperlyConfigured('RECSERVE["ACCESS"] must be a dict.')
-    keys = [f.name.upper() for f in fields(AccessSettings)]
-    for key in given:
-        if key not in keys:
-            close = difflib.get_close_matches(str(key), keys, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ImproperlyConfigured(
-                f'RECSERVE["ACCESS"] has no key {key!r}.{hint} Its keys: {", ".join(keys)}.'
-            )
+    given = section(json.loads(text), _WHERE, [f.name.upper() for f in fields(AccessSettings)])
     known = AccessSettings()
     return AccessSettings(
         throttles=_throttles(given.get("THROTTLES", {})),
-        remembered_tokens=int(
-            _positive("REMEMBERED_TOKENS", given.get("REMEMBERED_TOKENS", known.remembered_tokens))
+        remembered_tokens=count(
+            given.get("REMEMBERED_TOKENS", known.remembered_tokens),
+            f'{_WHERE}["REMEMBERED_TOKENS"]',
         ),
-        revocation_seconds=_positive(
-            "REVOCATION_SECONDS", given.get("REVOCATION_SECONDS", known.revocation_seconds)
+        revocation_seconds=positive(
+            given.get("REVOCATION_SECONDS", known.revocation_seconds),
+            f'{_WHERE}["REVOCATION_SECONDS"]',
         ),
-        outage_seconds=_positive(
-            "OUTAGE_SECONDS", given.get("OUTAGE_SECONDS", known.outage_seconds)
+        outage_seconds=positive(
+            given.get("OUTAGE_SECONDS", known.outage_seconds), f'{_WHERE}["OUTAGE_SECONDS"]'
         ),
         metrics_networks=_networks(given.get("METRICS_NETWORKS", [])),
     )
-
-
-def _positive(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ImproperlyConfigured(
-            f'RECSERVE["ACCESS"][{key!r}] must be a positive number, not {value!r}.'
-        )
-    return value
 
 
 def _throttles(given: Any) -> Mapping[str, Mapping[str, Rate | None]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from cache_app.conf_values import count, positive, section, switch
+
 __all__ = ["ActivitySettings", "activity_settings"]
+
+_WHERE = 'RECSERVE["ACTIVITY"]'
+_MOST = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +48,18 @@ def activity_settings() -> ActivitySettings:
     Raises:
         ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
     """
-    given = getattr(settings, "RECSERVE", {}).get("ACTIVITY", {})
-    if not isinstance(given, Mapping):
-        raise ImproperlyConfigured('RECSERVE["ACTIVITY"] must be a dict.')
-    types: dict[str, type] = {f.name.upper(): type(f.default) for f in fields(ActivitySettings)}
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        if key not in types:
-            close = difflib.get_close_matches(str(key), types, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ImproperlyConfigured(
-                f'RECSERVE["ACTIVITY"] has no key {key!r}.{hint} Its keys: {", ".join(types)}.'
-            )
-        values[key.lower()] = _checked(key, value, types[key])
-    return ActivitySettings(**values)
+    types = {f.name.upper(): type(f.default) for f in fields(ActivitySettings)}
+    given = section(getattr(settings, "RECSERVE", {}).get("ACTIVITY", {}), _WHERE, types)
+    checked = {
+        key: _checked(value, f"{_WHERE}[{key!r}]", types[key]) for key, value in given.items()
+    }
+    return ActivitySettings(**{key.lower(): value for key, value in checked.items()})
 
 
-def _checked(key: str, value: Any, type_: type) -> Any:
-    where = f'RECSERVE["ACTIVITY"][{key!r}]'
+def _checked(value: Any, where: str, type_: type) -> Any:
     if type_ is bool:
-        if not isinstance(value, bool):
-            raise ImproperlyConfigured(f"{where} must be True or False, not {value!r}.")
-        return value
-    wanted = (int,) if type_ is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted) or not 0 < value <= 10**9:
-        kind = "a positive whole number" if type_ is int else "a positive number"
-        raise ImproperlyConfigured(f"{where} must be {kind} up to 1e9, not {value!r}.")
-    return type_(value)
+        return switch(value, where)
+    number = count(value, where) if type_ is int else positive(value, where)
+    if number > _MOST:
+        raise ImproperlyConfigured(f"{where} must be at most {_MOST}, not {value!r}.")
+    return number

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+
+from cache_app.conf_values import count, file_path, one_of, positive, section
+
+_WHERE = 'RECSERVE["SERVING"]'
 
 AUTO, ON, OFF = "auto", "on", "off"
 """Values of `LANE`; without ``on``, also of `MODEL_HOST`, where they are no path."""
@@ -77,32 +79,19 @@ def serving_settings() -> ServingSettings:
         ImproperlyConfigured: A key is unknown, or its value is not of the key's type, or not
             positive.
     """
-    given = getattr(settings, "RECSERVE", {}).get("SERVING", {})
-    if not isinstance(given, Mapping):
-        raise ImproperlyConfigured('RECSERVE["SERVING"] must be a dict.')
     types: dict[str, Any] = {f.name.upper(): f.default.__class__ for f in fields(ServingSettings)}
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        if key not in types:
-            close = difflib.get_close_matches(str(key), types, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ImproperlyConfigured(
-                f'RECSERVE["SERVING"] has no key {key!r}.{hint} Its keys: {", ".join(types)}.'
-            )
-        values[key.lower()] = _checked(key, value, types[key])
-    return ServingSettings(**values)
+    given = section(getattr(settings, "RECSERVE", {}).get("SERVING", {}), _WHERE, types)
+    return ServingSettings(
+        **{key.lower(): _checked(key, value, types[key]) for key, value in given.items()}
+    )
 
 
 def _checked(key: str, value: Any, type_: type) -> Any:
-    where = f'RECSERVE["SERVING"][{key!r}]'
+    where = f"{_WHERE}[{key!r}]"
     if issubclass(type_, Path):
-        if not isinstance(value, str | Path) or not str(value):
-            raise ImproperlyConfigured(f"{where} must be a path, not {value!r}.")
-        return Path(value)
+        return file_path(value, where)
     if key == "LANE":
-        if value not in {AUTO, ON, OFF}:
-            raise ImproperlyConfigured(f"{where} must be 'auto', 'on' or 'off', not {value!r}.")
-        return value
+        return one_of(value, (AUTO, ON, OFF), where)
     if issubclass(type_, str):
         if not isinstance(value, str) or not (value in {AUTO, OFF} or Path(value).is_absolute()):
             raise ImproperlyConfigured(
@@ -110,8 +99,4 @@ def _checked(key: str, value: Any, type_: type) -> Any:
                 f"not {value!r}."
             )
         return value
-    wanted = (int,) if type_ is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted) or value <= 0:
-        kind = "a positive whole number" if type_ is int else "a positive number"
-        raise ImproperlyConfigured(f"{where} must be {kind}, not {value!r}.")
-    return value if type_ is int else float(value)
+    return count(value, where) if type_ is int else positive(value, where)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+
+from cache_app.conf_values import at_most, mapping, positive, section
 
 __all__ = ["LogSettings", "log_settings"]
+
+_WHERE = 'RECSERVE["LOGGING"]'
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,7 @@ def log_settings() -> LogSettings:
         ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
     """
     given = getattr(settings, "RECSERVE", {}).get("LOGGING", {})
-    if not isinstance(given, Mapping):
-        raise ImproperlyConfigured('RECSERVE["LOGGING"] must be a dict.')
+    mapping(given, _WHERE)
     try:  # each request asks; the types, as 1 equals True
         return _parsed(tuple((key, type(value), value) for key, value in given.items()))
     except TypeError:
@@ -47,19 +47,9 @@ def log_settings() -> LogSettings:
 def _parsed(given: tuple[tuple[str, type, Any], ...]) -> LogSettings:
     keys = [f.name.upper() for f in fields(LogSettings)]
     values: dict[str, Any] = {}
-    for key, _, value in given:
-        if key not in keys:
-            close = difflib.get_close_matches(str(key), keys, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ImproperlyConfigured(
-                f'RECSERVE["LOGGING"] has no key {key!r}.{hint} Its keys: {", ".join(keys)}.'
-            )
+    for key, value in section({key: v for key, _, v in given}, _WHERE, keys).items():
+        where = f"{_WHERE}[{key!r}]"
         part = key in {"ACCESS", "PAYLOADS"}
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not (0 <= value <= 1 if part else value > 0):
-            what = "a number from 0 to 1" if part else "a positive number"
-            raise ImproperlyConfigured(
-                f'RECSERVE["LOGGING"][{key!r}] must be {what}, not {value!r}.'
-            )
-        values[key.lower()] = int(value) if key == "PAYLOAD_ROWS" else float(value)
+        number = at_most(value, 1, where) if part else positive(value, where)
+        values[key.lower()] = int(number) if key == "PAYLOAD_ROWS" else number
     return LogSettings(**values)

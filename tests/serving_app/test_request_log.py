@@ -127,8 +127,8 @@ def test_a_request_that_got_no_answer_is_logged(lines):
     ("values", "message"),
     [
         ({"ACESS": 1}, "Did you mean 'ACCESS'"),
-        ({"ACCESS": 2}, "from 0 to 1"),
-        ({"PAYLOADS": True}, "from 0 to 1"),
+        ({"ACCESS": 2}, "0 or more, at most 1"),
+        ({"PAYLOADS": True}, "0 or more, at most 1"),
         ({"PAYLOAD_DAYS": 0}, "positive"),
     ],
 )
