@@ -77,13 +77,25 @@ def test_nothing_is_recorded_if_it_is_not_wanted(live_model, settings):
     assert not ActivityCount.objects.exists()
 
 
-def test_the_reconciler_writes_and_the_end_of_a_process_does(live_model, settings):
+def test_the_reconciler_writes(live_model, settings):
     with_activity(settings, FLUSH_SECONDS=1e-6)
     wiring.stop()
     serving = wiring.get_serving()
     serving.reconciler.reconcile()
     get_recommender().recommend(request(features=FEATURES))
     serving.reconciler.reconcile()
+    assert ActivityCount.objects.get().count == 1
+
+
+def test_a_process_that_ends_writes_what_waits(live_model, settings):
+    with_activity(settings, FLUSH_SECONDS=3600)
+    wiring.stop()
+    serving = wiring.get_serving()
+    serving.reconciler.reconcile()
+    get_recommender().recommend(request(features=FEATURES))
+    serving.reconciler.reconcile()
+    assert not ActivityCount.objects.exists(), "not yet"
+    serving.reconciler._sign_off()  # what its thread does last; here it has none
     assert ActivityCount.objects.get().count == 1
 
 
