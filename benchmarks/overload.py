@@ -42,7 +42,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the host has it; before NumP
 
 import numpy as np
 
-from plugins import ModelSpec, Priority, QueueFull
+from plugins import BatchTimes, ModelSpec, Priority, QueueFull
 from plugins.frameworks.pytorch import PyTorch
 from plugins.loading import load_plugins
 from serving_app.core import engine as engines
@@ -112,6 +112,7 @@ class Window:
     def submit(self, part: Any, **_: Any) -> Future[Any]:
         """Queue a row."""
         future: Future[Any] = Future()
+        future.batch = BatchTimes(0, 0.0, 0.0)  # type: ignore[attr-defined]  # the host sends it
         with self._changed:
             self._queue.append((part, future))
             self._changed.notify()

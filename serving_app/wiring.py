@@ -17,6 +17,7 @@ from cache_app.conf import cache_settings
 from cache_app.core.negative import NegativeEntries
 from cache_app.dictionaries import Trainer
 from cache_app.epoch_file import EpochFile
+from cache_app.level_conf import EmbeddedSettings
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError
 from plugins.apps import get_registry
@@ -130,11 +131,12 @@ def wait_until_ready() -> bool:
 def attach(loop: asyncio.AbstractEventLoop) -> None:
     """Let this event loop read the model host's answers, if that cannot block it.
 
-    Who reads an answer also stores it. Where there is a level below L1, whose stores take their
-    time, a thread does both. The loop's thread calls it.
+    Who reads an answer also stores it. A store in a Redis waits for the network, so where there is
+    one, a thread does both; L1 and the embedded file take microseconds. The loop's thread calls it.
     """
     serving, cache = get_serving(), cache_settings()
-    if serving.host is not None and cache.l2 is None and cache.l3 is None:
+    quick = cache.l3 is None and (cache.l2 is None or isinstance(cache.l2, EmbeddedSettings))
+    if serving.host is not None and quick:
         serving.host.attach(loop)
 
 
