@@ -11,9 +11,11 @@ answer is decoded, and how late it was sent is shown (lag).
 On a machine that is not alone, the clients' own work leaves the model less of the processors than
 it had in the closed loop, and clients that are not let run make answers late. So two more figures
 are shown: what left the batcher late, and the goodput by processor time, that is, the answers in
-time for each second of it that the process of the model used, of those of the closed loop.
+time for each second of it that the process of the model used, of those of the closed loop. With
+--accelerator the model waits instead of computing, as a process does whose model runs on a device
+of its own: nothing of what is measured is then lost to clients that compute beside the model.
 
-Run: python -m benchmarks.overload [--quick] [--json] [--in-process]
+Run: python -m benchmarks.overload [--quick] [--json] [--in-process | --accelerator]
 """
 
 from __future__ import annotations
@@ -43,8 +45,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the host has it; before NumP
 import numpy as np
 
 from plugins import BatchTimes, ModelSpec, Priority, QueueFull
+from plugins.frameworks import pytorch
 from plugins.frameworks.pytorch import PyTorch
 from plugins.loading import load_plugins
+from serving_app.core import collector
 from serving_app.core import engine as engines
 from serving_app.core.artifacts import digest
 from serving_app.core.batcher import Batcher, BatcherStats
@@ -59,10 +63,14 @@ from serving_app.host.supervisor import HostSupervisor, host_command
 FEATURES, ITEMS, MAX_BATCH, DEPTH = 64, 50_000, 32, 100
 BATCHES_IN_TIME = 12
 """The deadline, in full batches."""
+FEW_ITEMS = 1_000
+"""Of the model that waits: the best of them are found by this processor."""
+SECONDS_PER_BATCH, SECONDS_PER_ROW = 0.0013, 0.00009
+"""What the model that waits takes: about as long as the other one."""
 WINDOWS = {"window of 5 ms": 0.005, "window of 50 ms": 0.050}
 
 
-def make_model(store: Path) -> VersionRecord:
+def make_model(store: Path, items: int) -> VersionRecord:
     """Write a TorchScript recommender into the store, and return its record."""
     import torch
 
@@ -70,7 +78,7 @@ def make_model(store: Path) -> VersionRecord:
         torch.nn.Linear(FEATURES, 128),
         torch.nn.ReLU(),
         torch.nn.Linear(128, 64),
-        torch.nn.Linear(64, ITEMS),
+        torch.nn.Linear(64, items),
     )
     torch.jit.save(torch.jit.script(layers.eval()), store / "model.pt")
     return VersionRecord(
@@ -86,9 +94,9 @@ def make_model(store: Path) -> VersionRecord:
     )
 
 
-def direct(store: Path) -> Callable[[Sequence[Any]], Sequence[Any]]:
+def direct(store: Path, framework: PyTorch) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """Return what runs a batch through the model here, and cuts its best items."""
-    model = PyTorch().load(ModelSpec("bench", 1, "pytorch", store / "model.pt"))
+    model = framework.load(ModelSpec("bench", 1, "pytorch", store / "model.pt"))
 
     def run_batch(rows: Sequence[Any]) -> Sequence[Any]:
         scores = next(iter(model.predict({"features": np.stack(rows)}).values()))
@@ -145,9 +153,43 @@ class Window:
         self._thread.join()
 
 
-def host_of_windows(seconds: str, config: str) -> None:
-    """Be a model host whose batcher is a window. Called in a process of its own."""
-    engines.Batcher = partial(Window, seconds=float(seconds))  # type: ignore[assignment,misc]
+class Accelerated(PyTorch):
+    """Loads a model that lets its caller wait, as if another device computed."""
+
+    def load(self, spec: ModelSpec) -> Any:
+        """Load the model for its signature only."""
+        return Waiting(super().load(spec))
+
+
+class Waiting:
+    """A model whose batch takes as long as on an accelerator, and no processor time.
+
+    Args:
+        model: What it stands for.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        (self._name,) = model.predict({"features": np.zeros((1, FEATURES), np.float32)})
+        rng = np.random.default_rng(1)
+        self._scores = rng.standard_normal((MAX_BATCH, FEW_ITEMS)).astype(np.float32)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def predict(self, inputs: Any) -> dict[str, Any]:
+        """Wait, and give scores that were there before."""
+        rows = len(inputs["features"])
+        time.sleep(SECONDS_PER_BATCH + SECONDS_PER_ROW * rows)
+        return {self._name: self._scores[:rows]}
+
+
+def other_host(window: str, accelerator: str, config: str) -> None:
+    """Be a model host with another batcher or model. Called in a process of its own."""
+    if float(window):
+        engines.Batcher = partial(Window, seconds=float(window))  # type: ignore[assignment,misc]
+    if accelerator:
+        pytorch.PyTorch = Accelerated  # type: ignore[misc]
     run(msgspec.json.decode(config, type=HostConfig))
 
 
@@ -156,20 +198,27 @@ Place: TypeAlias = tuple[Engine[Any], Callable[[], float]]
 
 
 @contextmanager
-def in_host(record: VersionRecord, store: Path, window: float) -> Iterator[Place]:
+def in_host(
+    record: VersionRecord, store: Path, window: float, *, accelerator: bool = False
+) -> Iterator[Place]:
     """Yield an engine in a model host of its own; a window of 0 is recserve's batcher."""
     socket = store / f"host-{window}.sock"
     config = HostConfig(str(socket), str(store), log_level="ERROR", ends_with_stdin=True)
     command = host_command(config)
-    if window:
-        program = "import sys; from benchmarks.overload import *; host_of_windows(*sys.argv[1:])"
-        command = [sys.executable, "-c", program, str(window), command[-1]]
+    if window or accelerator:
+        program = "import sys; from benchmarks.overload import *; other_host(*sys.argv[1:])"
+        options = [str(window), "yes" if accelerator else ""]
+        command = [sys.executable, "-c", program, *options, command[-1]]
     supervisor = HostSupervisor(command, socket)
     supervisor.start()
     client = HostClient(socket)
     try:
         engine = client.open_engine(
-            record, store=store, registry=load_plugins(), items=ITEMS, finish=_finish
+            record,
+            store=store,
+            registry=load_plugins(),
+            items=FEW_ITEMS if accelerator else ITEMS,
+            finish=_finish,
         )
         yield engine, partial(_used_by, supervisor.pid)
     finally:
@@ -393,19 +442,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few seconds a load")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--in-process", action="store_true", help="clients and model share one")
+    places = parser.add_mutually_exclusive_group()
+    places.add_argument("--in-process", action="store_true", help="clients and model share one")
+    places.add_argument("--accelerator", action="store_true", help="the model only waits")
     parser.add_argument("--loads", default="0.02,0.85,1.3,2.0", help="of the ideal, by commas")
     parser.add_argument("--no-windows", action="store_true", help="recserve's batcher alone")
     given = parser.parse_args()
     sys.setswitchinterval(0.0005)  # the clients' threads are no part of what is measured
     seconds = 4.0 if given.quick else 10.0
-    place = in_process if given.in_process else in_host
+    place = in_process if given.in_process else partial(in_host, accelerator=given.accelerator)
     kinds = {"adaptive": 0.0} if given.no_windows else {"adaptive": 0.0, **WINDOWS}
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="recserve-") as folder:
         store = Path(folder)
-        record = make_model(store)
-        run_batch = direct(store)
+        record = make_model(store, FEW_ITEMS if given.accelerator else ITEMS)
+        run_batch = direct(store, Accelerated() if given.accelerator else PyTorch())
         for name, window in kinds.items():
             with (
                 place(record, store, window) as (engine, used),
@@ -413,6 +464,7 @@ def main() -> None:
             ):
                 reference, used_by_reference = ours
                 capacity(reference, 1.0)  # the model warms up
+                collector.settle()  # as in a web worker: a full collection would stop all clients
                 for load in map(float, given.loads.split(",")):
                     began = used_by_reference()
                     before, done = capacity(reference, 0.7)
