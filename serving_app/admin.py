@@ -103,7 +103,17 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
         (None, {"fields": ("name", "description", "live", "shadows", "try_link")}),
         (
             _("Running"),
-            {"fields": ("executor", "executor_options", "max_batch", "max_queue", "timeout")},
+            {
+                "fields": (
+                    "executor",
+                    "executor_options",
+                    "max_batch",
+                    "max_wait",
+                    "max_queue",
+                    "headroom",
+                    "timeout",
+                )
+            },
         ),
     )
     inlines = (AliasInline, VersionInline, ActivationInline, RollOutInline, PromotionInline)

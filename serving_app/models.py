@@ -74,6 +74,24 @@ class ServedModel(models.Model):
         validators=[MinValueValidator(1)],
         help_text=_("Requests that may wait; more are refused with 429."),
     )
+    max_wait = models.FloatField(
+        _("longest wait"),
+        default=0.0,
+        validators=[MinValueValidator(0.0), MaxValueValidator(60.0)],
+        help_text=_(
+            "Seconds that a batch which is not full waits for more requests. At 0 it never does: "
+            "whatever came while the last batch ran is the next one."
+        ),
+    )
+    headroom = models.FloatField(
+        _("headroom"),
+        default=0.65,
+        validators=[MinValueValidator(0.05), MaxValueValidator(1.0)],
+        help_text=_(
+            "The part of its time-out that a request may be expected to take; one that would take "
+            "longer is refused on arrival. The rest absorbs what cannot be foreseen."
+        ),
+    )
     timeout = models.FloatField(
         _("time-out"),
         default=10.0,
@@ -104,17 +122,28 @@ class ServedModel(models.Model):
         return next((alias.version for alias in aliases if alias.name == PRODUCTION), None)
 
     def clean(self) -> None:
-        """Check the executor and its options.
+        """Check the executor and its options, and that waiting leaves time to compute.
 
         Raises:
-            ValidationError: There is no such executor, or it does not take the options.
+            ValidationError: There is no such executor, it does not take the options, or batches
+                would wait for longer than a request may take.
         """
+        self._check_wait()
         try:
             get_registry().executors.check_options(self.executor, self.executor_options)
         except UnknownPlugin as error:
             raise ValidationError({"executor": str(error)}) from error
         except InvalidOptions as error:
             raise ValidationError({"executor_options": str(error)}) from error
+
+    def _check_wait(self) -> None:
+        wait, most = self.max_wait, self.headroom * self.timeout
+        if wait and wait >= most:
+            message = _(
+                "Batches would wait %(wait)g s for more requests, and a request may be expected to "
+                "take %(most)g s in all (headroom times time-out). Shorten the wait."
+            )
+            raise ValidationError({"max_wait": message % {"wait": wait, "most": most}})
 
 
 class ModelVersion(models.Model):
@@ -279,6 +308,8 @@ class ModelVersion(models.Model):
             feature_source_options=self.feature_source_options,
             max_batch=self.model.max_batch,
             max_queue=self.model.max_queue,
+            max_wait=self.model.max_wait,
+            headroom=self.model.headroom,
             timeout=self.model.timeout,
         )
 

@@ -219,7 +219,7 @@ class AliasSerializer(serializers.ModelSerializer[Alias]):
         read_only_fields = ("name", "changed")
 
 
-_EXECUTOR = ("executor", "executor_options")
+_TOGETHER = ("executor", "executor_options", "max_wait", "headroom", "timeout")
 
 
 class ServedModelSerializer(serializers.ModelSerializer[ServedModel]):
@@ -244,7 +244,9 @@ class ServedModelSerializer(serializers.ModelSerializer[ServedModel]):
             "executor",
             "executor_options",
             "max_batch",
+            "max_wait",
             "max_queue",
+            "headroom",
             "timeout",
             "changed",
             "activations",
@@ -258,8 +260,8 @@ class ServedModelSerializer(serializers.ModelSerializer[ServedModel]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Check what the fields mean together, as the admin does."""
-        known = {f: getattr(self.instance, f) for f in _EXECUTOR} if self.instance else {}
-        given = {f: attrs[f] for f in _EXECUTOR if f in attrs}
+        known = {f: getattr(self.instance, f) for f in _TOGETHER} if self.instance else {}
+        given = {f: attrs[f] for f in _TOGETHER if f in attrs}
         try:
             ServedModel(**{**known, **given}).clean()
         except DjangoValidationError as error:

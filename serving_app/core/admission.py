@@ -15,6 +15,9 @@ _SLOT = 0.005
 """Seconds of a slot of the time table: those who come in one may come at once, so it is short."""
 _FURTHEST = 120.0
 """Seconds after which nobody is told to come back later still."""
+_OF_THE_REST = 3 / 7
+"""The part of what is kept back that one may use who was told to come: 0.8 of the deadline in all,
+if newcomers have 0.65."""
 _MOST_PROMISES = 131072
 """Promises remembered; those beyond are made in good faith, but not kept in mind."""
 
@@ -115,7 +118,6 @@ class Admission:
         max_batch: What a full batch counts.
         headroom: The part of its deadline that a request may be expected to take. What is kept
             back absorbs what cannot be foreseen; 0.6 to 0.7 gave the best goodput in simulations.
-        promised: The same for who was told to come back about now.
         appointments: Those who were told.
     """
 
@@ -124,12 +126,11 @@ class Admission:
         *,
         max_batch: int,
         headroom: float = 0.65,
-        promised: float = 0.8,
         appointments: Appointments | None = None,
     ) -> None:
         self._max_batch = max_batch
         self._headroom = headroom
-        self._promised = promised
+        self._promised = headroom + _OF_THE_REST * (1 - headroom)
         self.appointments = Appointments() if appointments is None else appointments
         self.cost = CostModel()
 

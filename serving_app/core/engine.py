@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from plugins import ArtifactRejected, HostedModel, InferenceError, ModelSpec, Priority, Tensors
 from plugins.registry import PluginRegistry
+from serving_app.core.admission import Admission
 from serving_app.core.artifacts import digest, locate
 from serving_app.core.batcher import Batcher, BatcherStats, Instances
 from serving_app.core.features import Layout, Row
@@ -155,7 +156,9 @@ class LocalEngine(Generic[Result]):
             name=record.label,
             max_batch=record.max_batch,
             max_queue=record.max_queue,
+            max_wait=record.max_wait,
             instances=Instances(hosted),
+            admission=Admission(max_batch=record.max_batch, headroom=record.headroom),
         )
 
     def submit(

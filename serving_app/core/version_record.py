@@ -42,6 +42,10 @@ class VersionRecord:
     feature_source_options: Mapping[str, Any] = field(default_factory=dict)
     max_batch: int = 64
     max_queue: int = 1024
+    max_wait: float = 0.0
+    """Seconds that a batch which is not full waits for more; 0: it never does."""
+    headroom: float = 0.65
+    """The part of its time-out that a request may be expected to take."""
     timeout: float = 10.0
     """Seconds that a request may take, unless its caller says otherwise."""
 

@@ -114,11 +114,12 @@ def test_changed_model_settings_reopen_the_version(reconcile, store):
     reconcile()
     model = version.model
     model.refresh_from_db()
-    model.max_batch = 3
+    model.max_batch, model.max_wait, model.headroom = 3, 0.001, 0.5
     model.executor_options = {"min_instances": 2}
     model.save()
     reconcile()
-    assert wiring.get_serving().live.live()["default"].record.max_batch == 3
+    record = wiring.get_serving().live.live()["default"].record
+    assert (record.max_batch, record.max_wait, record.headroom) == (3, 0.001, 0.5)
     assert ask().model_version == 1
 
 

@@ -105,7 +105,7 @@ def config(asked: Asked) -> Answer:
             "output": [_configured(spec) for spec in signature.outputs],
             "dynamic_batching": {
                 "preferred_batch_size": [record.max_batch],
-                "max_queue_delay_microseconds": 0,
+                "max_queue_delay_microseconds": round(record.max_wait * 1e6),
                 "priority_levels": 3,
                 "default_priority_level": 1,
                 "default_queue_policy": {

@@ -95,6 +95,15 @@ def test_a_model_is_changed_but_not_renamed_and_deleted(administrator, body):
     assert changed.json()["max_batch"] == 8
     assert administrator.patch(url, {"name": "store"}, format="json").status_code == 422
     assert administrator.patch(url, {"max_batch": 0}, format="json").status_code == 422
+    knobs = {"max_wait": 0.02, "headroom": 0.5, "timeout": 0.1}
+    assert administrator.patch(url, knobs, format="json").json().items() >= knobs.items()
+    for too_long in ({"max_wait": 0.05}, {"timeout": 0.04}, {"headroom": 0.1}):
+        response = administrator.patch(url, too_long, format="json")
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["field"] == "max_wait"
+        assert "Shorten the wait" in response.json()["detail"]
+    for wrong in ({"max_wait": -1}, {"headroom": 0}, {"headroom": 1.5}):
+        assert administrator.patch(url, wrong, format="json").status_code == 422
     for wrong in ({"executor": "in_proces"}, {"executor_options": {"instanzes": 2}}):
         response = administrator.patch(url, wrong, format="json")
         assert response.status_code == 422

@@ -208,3 +208,10 @@ def test_a_model_that_becomes_five_times_slower_is_still_answered_in_time():
     client = Client(0.85, obeys=False, slower_from=1.0)
     ideal = 0.85 * CAPACITY * 1.0 + CAPACITY / 5 * 5.0
     assert client.good >= 0.65 * ideal  # one batch of it takes three quarters of the deadline
+
+
+@pytest.mark.contract("S6")
+def test_headroom_is_the_part_of_its_time_that_a_request_may_be_expected_to_take():
+    waiting = {"ahead": 256, "seconds": 0.015}  # 7.6 ms: about half of its time
+    assert ask(fitted(headroom=0.3), **waiting) is not None
+    assert ask(fitted(headroom=0.6), **waiting) is None

@@ -142,6 +142,17 @@ def test_a_full_queue_and_a_withdrawn_question(installation):
     assert sum(engine.stats().batch_sizes.values()) == 2
 
 
+@pytest.mark.contract("S5")
+def test_a_batch_waits_for_more_where_that_is_set(installation):
+    installation.start()
+    record = installation.linear(max_batch=2, max_wait=3600.0)
+    engine = installation.open(installation.client(), record)
+    first, second = (ask(engine, [n, 0, 0]) for n in range(2))
+    assert first.result(30)
+    assert second.result(30)
+    assert (first.batch.size, second.batch.size) == (2, 2)
+
+
 def test_a_row_that_becomes_urgent_overtakes_in_the_host(installation):
     record = dataclasses.replace(installation.fragile(), max_batch=1)
     installation.start()
