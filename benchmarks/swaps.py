@@ -4,7 +4,8 @@ Run: ``python -m benchmarks.swaps [--quick] [--json]``. A real server with two w
 the generated demo is asked over HTTP at 70 % of what it answers at most, open-loop: requests are
 due at fixed times, whether or not earlier ones have been answered, and their latency counts from
 when they were due. Each has a context of its own, so that all go to a model. Meanwhile production
-is promoted from the PyTorch to the NumPy version and rolled back, in turn.
+is promoted from the PyTorch version to one in NumPy with the opposite ranking, and rolled back, in
+turn.
 
 The peer is the same server under the same load a moment before, while nothing is swapped; the load
 runs in both halves of each round, steady first, and each round's ratio is of its own halves.
@@ -12,8 +13,9 @@ runs in both halves of each round, steady first, and each round's ratio is of it
 An answer must be of a version that was live when it was asked, or has become live since: of the one
 that was promoted when the request was sent, or, as processes follow within `RECONCILE_SECONDS`, of
 one that was within the last `FOLLOW` seconds, or of one promoted before the answer came.
-As swaps come faster than that, either of the two versions is always allowed, and only another one
-is found out.
+As swaps come faster than that, either of the two versions is allowed while they do; but each answer
+must begin with the item that the version it names gives this user, so that none is computed by one
+version and named after, or cached for, the other.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ CLIENTS = 16
 LOAD = 0.7
 FOLLOW = 2.5
 """Seconds within which the slowest process follows: a look at the database a second, and a load."""
-VERSIONS = (2, 4)
-"""The demo's PyTorch and NumPy versions of ``default``, whose answers are equal."""
+VERSIONS = (2, 5)
+"""The demo's PyTorch version of ``default``, and the one that `oppose` adds."""
 MOST_P99 = 1.25
 MOST_MEMORY = 1.1
 
@@ -54,6 +56,9 @@ class Asked(NamedTuple):
     """Seconds from when it was due to its answer."""
     status: int
     version: int
+    user: str
+    item: str
+    """The first of the answer."""
 
 
 class Load:
@@ -90,15 +95,47 @@ class Load:
                 try:
                     response = http.post("predict", json=body)
                     status = response.status_code
-                    version = response.json().get("model_version") or 0
+                    answer = response.json()
                 except httpx.TransportError:
-                    status = version = 0
+                    status, answer = 0, {}
                 done = time.monotonic()
-                asked.append(Asked(sent, done, done - due, status, version))
+                version = answer.get("model_version") or 0
+                item = next(iter(answer.get("recommendations", ())), "")
+                user = str(body["user_id"])
+                asked.append(Asked(sent, done, done - due, status, version, user, item))
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(client, self._clients))
         return asked
+
+
+def oppose(server: Server) -> None:
+    """Register a version whose scores are the negatives of the demo's NumPy version."""
+    with server.administrator() as http:
+        versions = http.get("models/default/versions", params={"page_size": 50}).json()["results"]
+        model = next(each for each in versions if each["framework"] == "numpy_linear")
+        of = server.var / "models" / model["artifact"]
+        with np.load(of) as arrays:
+            negated = {**arrays, "weights": -arrays["weights"], "bias": -arrays["bias"]}
+        np.savez(of.with_name("opposite.npz"), **negated)
+        taken = ("framework", "catalogue", "feature_names", "output", "feature_source")
+        body = {name: model[name] for name in (*taken, "feature_source_options")}
+        body["artifact"] = str(Path(model["artifact"]).with_name("opposite.npz"))
+        made = http.post("models/default/versions", json=body)
+        assert made.json().get("number") == VERSIONS[1], made.text
+
+
+def first_items(server: Server, users: list[str], version: int) -> dict[tuple[int, str], str]:
+    """Return the first item of each user by the version that is live."""
+    with server.client() as http:
+        found = {}
+        for start in range(0, len(users), 50):
+            requests = [{"user_id": user} for user in users[start : start + 50]]
+            answer = http.post("predict/batch", json={"requests": requests}).json()
+            for user, result in zip(users[start:], answer["results"], strict=False):
+                assert result["model_version"] == version, result
+                found[version, user] = result["recommendations"][0]
+        return found
 
 
 def memory(server: Server) -> float:
@@ -166,16 +203,20 @@ def measure(server: Server, users: list[str], *, swaps: int, rounds: int) -> dic
     """Run steady and swapping halves in turn."""
     load = Load(server, users)
     swapper = Swapper(server, 0.0)
+    firsts: dict[tuple[int, str], str] = {}
     for version in (*VERSIONS, *VERSIONS[:1]):  # both are warm, and the first is live
         swapper.promote(version)
         time.sleep(FOLLOW)
+        firsts |= first_items(server, users, version)
         load.run(2.0, None)
+    differ = sum(firsts[VERSIONS[0], user] != firsts[VERSIONS[1], user] for user in users)
+    assert differ > 0.9 * len(users), "the two versions can hardly be told apart"
     capacity = len(load.run(4.0, None)) / 4.0
     rate = LOAD * capacity
     load.run(2.0, rate)
     before = memory(server)
     ratios, steady_p99, swap_p99 = [], [], []
-    failed = wrong = answers = done = 0
+    failed = wrong = mistaken = answers = done = 0
     seen: set[int] = set()
     for _ in range(rounds):
         seconds = max(3.0, 0.1 * swaps / rounds)
@@ -194,6 +235,10 @@ def measure(server: Server, users: list[str], *, swaps: int, rounds: int) -> dic
         wrong += sum(
             each.status == 200 and each.version not in one.may_answer(each) for each in swapping
         )
+        mistaken += sum(
+            each.status == 200 and firsts.get((each.version, each.user)) != each.item
+            for each in steady + swapping
+        )
         seen |= {each.version for each in swapping}
         steady_p99.append(p99(steady))
         swap_p99.append(p99(swapping))
@@ -209,6 +254,7 @@ def measure(server: Server, users: list[str], *, swaps: int, rounds: int) -> dic
         "versions_seen": sorted(seen),
         "failed": failed,
         "wrong_version": wrong,
+        "not_what_its_version_answers": mistaken,
         "capacity_per_s": round(capacity, 1),
         "p99_steady_ms": round(statistics.median(steady_p99), 2),
         "p99_swapping_ms": round(statistics.median(swap_p99), 2),
@@ -232,6 +278,7 @@ def main() -> None:
         users = [str(user) for user in np.load(ids)[:500]]
         server = start(var, port, workers=WORKERS)
         try:
+            oppose(server)
             swaps, rounds = (20, 2) if options.quick else (200, 5)
             found = measure(server, users, swaps=swaps, rounds=rounds)
         finally:
@@ -241,6 +288,7 @@ def main() -> None:
     bars = {
         "no failed request": found["failed"] == 0,
         "no answer of a version that was not live": found["wrong_version"] == 0,
+        "each answer is its version's": found["not_what_its_version_answers"] == 0,
         f"p99 at most {MOST_P99} x steady": found["p99_ratio"] <= MOST_P99,
         f"memory at most {MOST_MEMORY} x": found["memory_ratio"] <= MOST_MEMORY,
     }
