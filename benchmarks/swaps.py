@@ -8,7 +8,9 @@ is promoted from the PyTorch version to one in NumPy with the opposite ranking, 
 turn.
 
 The peer is the same server under the same load a moment before, while nothing is swapped; the load
-runs in both halves of each round, steady first, and each round's ratio is of its own halves.
+runs in both parts of each round, steady first, and each round's ratio is of its own parts. A swap
+comes every `EVERY` seconds, so that each is followed by every process; at a faster pace, most would
+be undone before a process looked.
 
 An answer must be of a version that was live when it was asked, or has become live since: of the one
 that was promoted when the request was sent, or, as processes follow within `RECONCILE_SECONDS`, of
@@ -39,6 +41,8 @@ from tests.journeys.conftest import Server, free_port, manage, start, stop
 WORKERS = 2
 CLIENTS = 16
 LOAD = 0.7
+EVERY = 1.5
+"""Seconds from one swap to the next."""
 FOLLOW = 2.5
 """Seconds within which the slowest process follows: a look at the database a second, and a load."""
 VERSIONS = (2, 5)
@@ -219,9 +223,9 @@ def measure(server: Server, users: list[str], *, swaps: int, rounds: int) -> dic
     failed = wrong = mistaken = answers = done = 0
     seen: set[int] = set()
     for _ in range(rounds):
-        seconds = max(3.0, 0.1 * swaps / rounds)
-        steady = load.run(seconds, rate)
-        one = Swapper(server, seconds / (swaps / rounds))
+        seconds = EVERY * swaps / rounds
+        steady = load.run(max(5.0, seconds / 3), rate)
+        one = Swapper(server, EVERY)
         one.note(VERSIONS[0])
         with ThreadPoolExecutor(1) as pool:
             loaded = pool.submit(load.run, seconds + 1.0, rate)
