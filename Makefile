@@ -9,6 +9,10 @@ DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The tests that use a database.
+ON_POSTGRES := tests/serving_app tests/recserve_project \
+	--ignore tests/serving_app/core --ignore tests/serving_app/host --ignore tests/serving_app/demo
+
 .PHONY: run test check format clean
 
 run: $(VENV)/.run
@@ -19,6 +23,7 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	@scripts/install-test-servers
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@scripts/test-on-postgres $(BIN)/python -n 2 --dist loadgroup -q $(ON_POSTGRES)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -14,17 +14,21 @@ OURS = ("cache_app", "serving_app")
 
 
 @pytest.fixture
-def empty(tmp_path, django_db_blocker):
-    """The alias of an empty SQLite database."""
-    alias = "empty"
-    connections.databases[alias] = {
-        **connections.databases["default"],
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": tmp_path / "empty.sqlite3",
-    }
+def empty(tmp_path, django_db_blocker, django_db_setup):
+    """The alias of an empty database of the same kind as the tests'."""
+    alias, default = "empty", connections["default"]
+    on_server = default.vendor == "postgresql"
+    name = f"{default.settings_dict['NAME']}_empty" if on_server else tmp_path / "empty.sqlite3"
     with django_db_blocker.unblock():
+        if on_server:
+            with default.cursor() as cursor:
+                cursor.execute(f'CREATE DATABASE "{name}"')
+        connections.databases[alias] = {**connections.databases["default"], "NAME": name}
         yield alias
         connections[alias].close()
+        if on_server:
+            with default.cursor() as cursor:
+                cursor.execute(f'DROP DATABASE "{name}"')
     del connections[alias]
     del connections.databases[alias]
 
