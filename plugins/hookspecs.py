@@ -21,6 +21,7 @@ from plugins.contracts import (
     RecommendationRequest,
 )
 from plugins.errors import Unavailable
+from plugins.warmup_contracts import WarmupStrategy
 
 PROJECT = "recserve"
 """Both the pluggy project and the entry-point group."""
@@ -52,6 +53,11 @@ def recserve_executors() -> Mapping[str, Callable[..., Executor]]:  # type: igno
 @hookspec
 def recserve_feature_sources() -> Mapping[str, Callable[..., FeatureSource]]:  # type: ignore[empty-body]
     """Return feature sources by name."""
+
+
+@hookspec
+def recserve_warmup_strategies() -> Mapping[str, Callable[..., WarmupStrategy]]:  # type: ignore[empty-body]
+    """Return warm-up strategies by name."""
 
 
 @hookspec(firstresult=True)

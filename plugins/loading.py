@@ -44,6 +44,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("builtin_frameworks", "plugins.frameworks.builtin"),
     ("builtin_executors", "plugins.executors.builtin"),
     ("builtin_features", "plugins.features.builtin"),
+    ("builtin_warmup", "plugins.warmup.builtin"),
 )
 """Name and module of each built-in plugin."""
 

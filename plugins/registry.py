@@ -20,6 +20,7 @@ from plugins.contracts import (
 )
 from plugins.errors import InvalidOptions, PluginError, Unavailable, UnknownPlugin
 from plugins.options import REQUIRED, Option, did_you_mean, fit, read_options, read_summary
+from plugins.warmup_contracts import WarmupStrategy
 
 __all__ = [
     "KINDS",
@@ -68,6 +69,7 @@ KINDS = (
     Kind("framework", "frameworks", Framework),
     Kind("executor", "executors", Executor),
     Kind("feature source", "feature_sources", FeatureSource),
+    Kind("warm-up strategy", "warmup_strategies", WarmupStrategy),
 )
 """Every kind there is."""
 
@@ -301,6 +303,8 @@ class PluginRegistry:
     """Executors."""
     feature_sources: Registry[FeatureSource] = field(default_factory=_empty("feature_sources"))
     """Feature sources."""
+    warmup_strategies: Registry[WarmupStrategy] = field(default_factory=_empty("warmup_strategies"))
+    """Warm-up strategies."""
     records: tuple[PluginRecord, ...] = ()
     """Every plugin that was found: built-ins first, then by name."""
     fallbacks: tuple[Implementation, ...] = ()

@@ -23,6 +23,7 @@ KINDS = {
     "frameworks": gettext_lazy("Frameworks"),
     "executors": gettext_lazy("Executors"),
     "feature_sources": gettext_lazy("Feature sources"),
+    "warmup_strategies": gettext_lazy("Warm-up strategies"),
 }
 STATES = {
     "loaded": gettext_lazy("loaded"),

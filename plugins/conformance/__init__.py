@@ -7,6 +7,7 @@ from plugins.conformance.eviction import check_eviction_policy
 from plugins.conformance.executor import check_executor
 from plugins.conformance.feature_source import check_feature_source
 from plugins.conformance.framework import check_framework
+from plugins.conformance.warmup import check_warmup_strategy
 
 __all__ = [
     "check_admission_filter",
@@ -14,4 +15,5 @@ __all__ = [
     "check_executor",
     "check_feature_source",
     "check_framework",
+    "check_warmup_strategy",
 ]

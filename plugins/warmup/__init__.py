@@ -1,0 +1,1 @@
+"""Built-in warm-up strategies, one per module."""
