@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 
+from plugins.warmup.fading import Fading
 from plugins.warmup.option_checks import DAY, at_least, positive
 from plugins.warmup.tallies import Tallies, best
 from plugins.warmup_contracts import ActivityView, WarmupCandidate
@@ -25,34 +25,19 @@ class Popular:
         self, *, days: float = 30.0, half_life_days: float | None = None, minimum: int = 2
     ) -> None:
         self._days = positive("days", days)
-        self._half_life = (
-            None if half_life_days is None else positive("half_life_days", half_life_days)
-        )
+        if half_life_days is not None:
+            positive("half_life_days", half_life_days)
+        self._fading = Fading(days, half_life_days)
         self._minimum = at_least("minimum", minimum, 1)
 
-    def candidates(self, activity: ActivityView, limit: int) -> Iterable[WarmupCandidate]:
-        """Return the most asked questions."""
-        now, tallies = activity.now, Tallies()
+    def candidates(self, activity: ActivityView, limit: int) -> Iterator[WarmupCandidate]:
+        """Yield the most asked questions."""
+        now, worth, tallies = activity.now, self._fading.worth, Tallies()
         for asking in activity.askings(now - self._days * DAY, now):
-            tallies.add(asking, asking.count * self._worth(now - asking.last))
-        per_day = self._per_day()
+            tallies.add(asking, asking.count * worth(now - asking.last))
         for tally in best(tallies, limit, keep=lambda each: each.count >= self._minimum):
             yield WarmupCandidate(
                 tally.request,
-                tally.weight * per_day,
-                f"asked {tally.count} times in {self._days:g} days",
+                tally.weight * self._fading.per_day,
+                f"asked {tally.times} in {self._days:g} days",
             )
-
-    def _worth(self, age: float) -> float:
-        """Return what an asking counts that was so many seconds ago."""
-        if self._half_life is None:
-            return 1.0
-        return float(0.5 ** (max(0.0, age) / (self._half_life * DAY)))
-
-    def _per_day(self) -> float:
-        """Return what one asking a day would weigh, inverted."""
-        if self._half_life is None:
-            return 1 / self._days
-        # The integral of the worth over the days that count.
-        rate = math.log(2) / self._half_life
-        return rate / -math.expm1(-rate * self._days)

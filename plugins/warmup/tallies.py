@@ -30,6 +30,11 @@ class Tally:
     """When last, in Unix seconds."""
 
     @property
+    def times(self) -> str:
+        """Return how often it was asked, in words."""
+        return "once" if self.count == 1 else f"{self.count} times"
+
+    @property
     def rank(self) -> tuple[float, float, str]:
         """Return by what tallies are ordered, the best with the highest."""
         return self.weight, self.last, self.question
@@ -56,8 +61,8 @@ class Tallies:
     def __iter__(self) -> Iterator[Tally]:
         return iter(self._tallies.values())
 
-    def add(self, asking: Asking, weight: float) -> Tally:
-        """Count an asking, and return the tally of its question."""
+    def add(self, asking: Asking, weight: float, *, times: int | None = None) -> None:
+        """Count an asking: as many ``times`` as it says; None: as often as it was asked."""
         request = asking.request()
         question = question_of(request)
         tally = self._tallies.get(question)
@@ -66,10 +71,9 @@ class Tallies:
                 best = heapq.nlargest(self._tracked, self, key=lambda each: each.rank)
                 self._tallies = {each.question: each for each in best}
             tally = self._tallies[question] = Tally(question, request)
-        tally.count += asking.count
+        tally.count += asking.count if times is None else times
         tally.weight += weight
         tally.last = max(tally.last, asking.last)
-        return tally
 
 
 def best(

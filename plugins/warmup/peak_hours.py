@@ -1,0 +1,104 @@
+"""Who usually comes at this time of the day."""
+
+from __future__ import annotations
+
+import functools
+import zoneinfo
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, tzinfo
+
+from plugins.errors import InvalidOptions
+from plugins.warmup.option_checks import DAY, HOUR, MINUTE, at_least, positive
+from plugins.warmup.tallies import Tallies, best
+from plugins.warmup_contracts import ActivityView, WarmupCandidate
+
+__all__ = ["PeakHours"]
+
+
+class PeakHours:
+    """Warms, before an hour of the day, what is usually asked in it.
+
+    Each question's hours are learned from its activity, in local time. With ``hours`` given, it
+    warms before those hours only, what is usually asked in any of them. What was asked in more
+    hours comes first, however often it was asked in one: the first asking is what warming saves.
+
+    Args:
+        hours: Hours of the day at which much is asked, 0 to 23; None: learned for each question.
+        ahead_minutes: How long before an hour begins it is warmed for.
+        days: How far back activity counts.
+        by_weekday: Whether each weekday has hours of its own; it takes weeks to learn them.
+        minimum: On how many days a question must have been asked at such an hour.
+        zone: The time zone of the hours, such as Europe/Berlin; None: that of the schedule.
+    """
+
+    def __init__(
+        self,
+        *,
+        hours: list[int] | None = None,
+        ahead_minutes: float = 30.0,
+        days: float = 28.0,
+        by_weekday: bool = False,
+        minimum: int = 2,
+        zone: str | None = None,
+    ) -> None:
+        self._hours = None if hours is None else _checked_hours(hours)
+        self._ahead = positive("ahead_minutes", ahead_minutes) * MINUTE
+        if self._ahead > DAY:
+            raise InvalidOptions("The option 'ahead_minutes' must be at most a day.")
+        self._days = positive("days", days)
+        self._by_weekday = by_weekday
+        self._minimum = at_least("minimum", minimum, 1)
+        self._zone = None if zone is None else _checked_zone(zone)
+
+    def candidates(self, activity: ActivityView, limit: int) -> Iterator[WarmupCandidate]:
+        """Yield what is usually asked in the hour that comes."""
+        local = functools.lru_cache(maxsize=64)(_local(self._zone or activity.zone))
+        now, tallies = activity.now, Tallies()
+        coming = local((now + self._ahead) // HOUR * HOUR)
+        wanted = {coming.hour} if self._hours is None else self._hours
+        if coming.hour not in wanted:
+            return
+        for asking in activity.askings(now - self._days * DAY, now):
+            hour = local(asking.hour)
+            if hour.hour in wanted and self._is_alike(hour, coming):
+                tallies.add(asking, 1.0, times=1)
+        days = self._days / (7 if self._by_weekday else 1)
+        when = f"{coming.hour} to {coming.hour + 1} h" if self._hours is None else "peak hours"
+        for tally in best(tallies, limit, keep=lambda each: each.count >= self._minimum):
+            yield WarmupCandidate(
+                tally.request,
+                tally.weight / days,
+                f"asked {tally.times} in {days:.0f} days, {when} local time",
+            )
+
+    def _is_alike(self, hour: datetime, coming: datetime) -> bool:
+        return not self._by_weekday or hour.weekday() == coming.weekday()
+
+
+def _local(zone: tzinfo) -> Callable[[float], datetime]:
+    """Return what gives the local hour in which most of an hour of activity lies.
+
+    Activity is counted by hours of UTC, and some zones are half an hour beside it.
+    """
+    return lambda hour: datetime.fromtimestamp(hour + HOUR / 2, zone)
+
+
+def _checked_hours(hours: Sequence[int]) -> frozenset[int]:
+    good = isinstance(hours, list | tuple) and all(
+        type(hour) is int and 0 <= hour <= 23 for hour in hours
+    )
+    if not good or not hours:
+        raise InvalidOptions(
+            f"The option 'hours' must be a list of hours of the day, 0 to 23, not {hours!r}."
+        )
+    return frozenset(hours)
+
+
+def _checked_zone(name: str) -> tzinfo:
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidOptions(
+            f"The option 'zone' names {name!r}, which is no time zone; give one such as "
+            f"Europe/Berlin, or leave it out for that of the schedule."
+        ) from error
