@@ -45,13 +45,14 @@ def test_every_hook_is_documented_with_its_signature():
             assert f"`{argument}`: " in page, argument
 
 
-def test_the_plugin_of_the_guide_works():
+def test_the_plugins_of_the_guide_work():
     page = text("docs/writing_plugins.md")
     guide = {}
     for code in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
-        exec(code, guide)  # the last block checks the policy of the first
+        exec(code, guide)  # it checks its policy and its strategy itself
     assert guide["recserve_eviction_policies"]() == {"last_in": guide["LastIn"]}
-    assert "check_eviction_policy" in guide
+    assert guide["recserve_warmup_strategies"]() == {"yesterday": guide["Yesterday"]}
+    assert {"check_eviction_policy", "check_warmup_strategy"} <= guide.keys()
 
 
 def test_every_problem_code_is_documented():

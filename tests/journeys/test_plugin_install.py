@@ -178,6 +178,9 @@ def test_the_example_is_listed(environment):
         {"name": "scale", "annotation": "float", "required": False, "default": 1.0}
     ]
     assert [each["name"] for each in example["provides"]["eviction_policies"]] == ["random"]
+    (strategy,) = example["provides"]["warmup_strategies"]
+    assert strategy["name"] == "last_week"
+    assert strategy["summary"].startswith("Warms what was asked on this day a week ago")
 
 
 def test_broken_plugins_are_reported_and_do_no_harm(environment, tmp_path):
