@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
+from plugins.contracts import UserId
 from plugins.warmup.option_checks import DAY, HOUR, MINUTE, at_least, positive
 from plugins.warmup.tallies import Tallies, Tally
-from plugins.warmup_contracts import ActivityView, Asking, WarmupCandidate, question_of
+from plugins.warmup_contracts import ActivityView, WarmupCandidate, question_of
 
 __all__ = ["ComesNext"]
 
@@ -21,8 +22,9 @@ class ComesNext:
     """Warms what is usually asked soon after what was just asked.
 
     A chain of first order: of each question that was just asked it counts what came next in the
-    past, within the gap. Activity is counted by the hour, with the time of the last asking only;
-    so of what was asked several times in one hour, the last is what is followed.
+    past, from anyone and from the same user, within the gap. Activity is counted by the hour, with
+    the time of the last asking only; so of what was asked several times in one hour, the last is
+    what is followed.
 
     Args:
         gap_minutes: How soon one asking must follow another to count as its follower; and how long
@@ -65,32 +67,44 @@ class ComesNext:
             if asking.last >= since:
                 question = question_of(asking.request())
                 leaders.pop(question, None)  # so that the first is the one asked longest ago
-                leaders[question] = _Leader(asking)
+                leaders[question] = _Leader(question, asking.user_id)
                 if len(leaders) > _PRESENT:
                     del leaders[next(iter(leaders))]
         return leaders
 
     def _count_followers(self, activity: ActivityView, present: dict[str, _Leader]) -> None:
-        """Count how often what was just asked was asked before, and what came next."""
-        leader: _Leader | None = None
-        led, followed_by = "", 0.0
+        """Count how often what was just asked was asked before, and what came next.
+
+        Next is what anyone asked, and what the same user did: others may have come in between.
+        """
+        last: _Leader | None = None
+        last_of: dict[UserId, _Leader] = {}
         for asking in activity.askings(activity.now - self._days * DAY, activity.now):
             question = question_of(asking.request())
-            if leader is not None and question != led and asking.last - followed_by <= self._gap:
-                leader.followers.add(asking, 1.0, times=1)
-            leader = present.get(question)
-            if leader is not None:
-                leader.seen += 1
-            led, followed_by = question, asking.last
+            for leader in {last, last_of.pop(asking.user_id, None)}:
+                if leader is not None and leader.is_followed(question, asking.last, self._gap):
+                    leader.followers.add(asking, 1.0, times=1)
+            last = present.get(question)
+            if last is not None:
+                last.seen += 1
+                last.at = asking.last
+                last_of[asking.user_id] = last
 
 
 class _Leader:
     """A question that was just asked, and what came after it before."""
 
-    __slots__ = ("followers", "seen", "user")
+    __slots__ = ("at", "followers", "question", "seen", "user")
 
-    def __init__(self, asking: Asking) -> None:
-        self.user = repr(asking.user_id)
+    def __init__(self, question: str, user: UserId) -> None:
+        self.question = question
+        self.user = repr(user)
         self.seen = 0
         """In how many hours it was asked."""
+        self.at = 0.0
+        """When last, of those that have been read."""
         self.followers = Tallies(_FOLLOWERS)
+
+    def is_followed(self, question: str, at: float, gap: float) -> bool:
+        """Return whether a question at an instant comes next."""
+        return question != self.question and at - self.at <= gap

@@ -75,6 +75,33 @@ def test_a_context_is_part_of_what_comes_next():
     assert [each.request.context for each in chosen] == [{"page": "cart"}]
 
 
+def test_others_may_come_in_between():
+    given = [
+        each
+        for ago, other in ((1, "bob"), (2, "cid"))
+        for each in (
+            asking("ann", ago=ago * DAY, context={"page": "list"}, minute=0),
+            asking(other, ago=ago * DAY, minute=1),
+            asking("ann", ago=ago * DAY, context={"page": "cart"}, minute=2),
+        )
+    ]
+    (cart,) = ComesNext().candidates(activity(*given, now("ann", context={"page": "list"})), 9)
+    assert cart.request.context == {"page": "cart"}
+    assert cart.reason == "came next 2 times of 3 after 'ann'"
+
+
+def test_who_comes_next_is_counted_once():
+    """The same asking is the next of anyone, and the next of the user."""
+    given = [
+        each
+        for ago in (1, 2)
+        for page, minute in (("list", 0), ("cart", 1))
+        for each in [asking("ann", ago=ago * DAY, context={"page": page}, minute=minute)]
+    ]
+    (cart,) = ComesNext().candidates(activity(*given, now("ann", context={"page": "list"})), 9)
+    assert cart.score == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize("gap", [4.0, 6.0])
 def test_who_comes_after_the_gap_does_not_follow(gap):
     given = [*day_of("ann", "bob", ago=1), *day_of("ann", "bob", ago=2), now("ann", 29)]
