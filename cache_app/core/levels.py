@@ -15,7 +15,7 @@ from cache_app.core.tiers import TIERS, Tier, Tiers
 from plugins.contracts import InsertOrigin
 from plugins.errors import LevelUnavailable
 
-__all__ = ["Found", "Level", "LevelStats", "Levels", "Stored"]
+__all__ = ["Found", "Known", "Level", "LevelStats", "Levels", "Stored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,17 @@ class Found(NamedTuple):
     """Seconds since the value became stale; 0: it is fresh."""
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A value that the levels have, as `Levels.known` sees it."""
+
+    value: Any
+    created: float
+    """Wall-clock instant at which it was computed."""
+    fresh_for: float
+    """Seconds that it stays fresh; negative: it is stale."""
+
+
 _new_found: Callable[[tuple[Any, str, float, float, float]], Found]
 _new_found = functools.partial(tuple.__new__, Found)  # a third of what calling the class costs
 
@@ -217,6 +228,27 @@ class Levels:
                 self._promote(key, stored, self._levels[:depth])
             return _new_found((value, level.name, fresh_until - life[0], expires, 0.0))
         return stale
+
+    def known(self, key: str) -> Known | None:
+        """Return the freshest that the levels have under a key, however stale, or None.
+
+        It is no use of the key: L1 does not hear of it, and nothing is promoted.
+        """
+        best: Known | None = None
+        now = self._clock()
+        for level in self._levels:
+            try:
+                held = getattr(level, "peek", level.get)(key)
+            except LevelUnavailable:
+                self._count(self._errors, level)
+                continue
+            if held is None:
+                continue
+            expires, life, value = held.expires, held.life, held.value  # as in `find`
+            fresh_for = expires - life[1] - now
+            if value is not None and (best is None or fresh_for > best.fresh_for):
+                best = Known(value, expires - life[1] - life[0], fresh_for)
+        return best
 
     def age(self, found: Found) -> float:
         """Return the seconds since a value was computed."""

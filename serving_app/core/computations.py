@@ -13,6 +13,8 @@ from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Levels
 from cache_app.core.negative import NegativeEntries
 from cache_app.core.single_flight import Flight, SingleFlight
+from plugins import Priority
+from plugins.contracts import InsertOrigin
 from serving_app.core.features import Row
 from serving_app.core.live_models import Lease
 from serving_app.core.ranking import Ranking
@@ -24,13 +26,23 @@ __all__ = ["Computations"]
 class _Computation:
     """One flight, and what is known of its work."""
 
-    __slots__ = ("depth", "flight", "given_up", "key", "urgency", "work")
+    __slots__ = ("depth", "flight", "given_up", "key", "replaces", "urgency", "work")
 
-    def __init__(self, key: str, depth: int, flight: Flight[Ranking], urgency: Urgency) -> None:
+    def __init__(
+        self,
+        key: str,
+        depth: int,
+        flight: Flight[Ranking],
+        urgency: Urgency,
+        *,
+        replaces: float | None = None,
+    ) -> None:
         self.key = key
         self.depth = depth
         self.flight = flight
         self.urgency = urgency
+        self.replaces = replaces
+        """When the fresh value was made that this one replaces; None: there is none."""
         self.work: Future[Ranking] | None = None
         """What is queued; None: nothing is yet, or another process computes it."""
         self.given_up = False
@@ -88,6 +100,7 @@ class Computations:
         *,
         since: int,
         renewed: Callable[[Future[Ranking]], None] | None,
+        replaces: float | None = None,
     ) -> Flight[Ranking]:
         """Return the future of the key's ranking; the first to ask starts its computation.
 
@@ -103,13 +116,14 @@ class Computations:
             urgency: Of the caller.
             since: The `moment` before the caller looked into the cache.
             renewed: Hears how the computation ends, if this call has started it.
+            replaces: When the value was made that is to be replaced although it is fresh.
         """
         flight, leads = self._flights.join((key, depth), since=since)
         if not leads:
             if (joined := self._under_way.get((key, depth))) is not None:
                 joined.urgency.join(urgency.priority, urgency.deadline)
             return flight
-        computation = _Computation(key, depth, flight, urgency)
+        computation = _Computation(key, depth, flight, urgency, replaces=replaces)
         if renewed is not None:
             flight.add_done_callback(renewed)
         self._under_way[key, depth] = computation
@@ -218,6 +232,8 @@ class Computations:
         found = self._levels.find(computation.key)
         if found is None or found.stale_for or found.value.cut(computation.depth, ()) is None:
             return None
+        if computation.replaces is not None and found.created <= computation.replaces:
+            return None  # it is the one that is to be replaced
         ranking: Ranking = found.value
         return ranking
 
@@ -241,7 +257,12 @@ class Computations:
             lifetime = self._freshness.lifetime(cost, self._rng)
             try:
                 self._levels.store(
-                    computation.key, ranking, ttl=lifetime.ttl, stale=lifetime.stale, cost=cost
+                    computation.key,
+                    ranking,
+                    ttl=lifetime.ttl,
+                    stale=lifetime.stale,
+                    origin=_origin(computation.urgency),
+                    cost=cost,
                 )
             finally:
                 key = computation.key, computation.depth
@@ -253,3 +274,8 @@ class Computations:
         """Hand an error to all who wait, and remember it if it is the question's fault."""
         self._negative.remember(computation.key, error)
         self._flights.fail((computation.key, computation.depth), error, flight=computation.flight)
+
+
+def _origin(urgency: Urgency) -> InsertOrigin:
+    """Return why a value is stored: a warm-up's is one that nobody has asked for by now."""
+    return "warmup" if urgency.priority == Priority.WARM_UP else "miss"

@@ -13,7 +13,7 @@ from cache_app.core.freshness import Freshness
 from cache_app.core.generations import Generations, scopes_of
 from cache_app.core.keys import digest_features, in_generation, recommendation_key, tags_of
 from cache_app.core.lease_waits import LeaseWaits
-from cache_app.core.levels import Found, Levels, Look
+from cache_app.core.levels import Found, Known, Levels, Look
 from cache_app.core.negative import NegativeEntries, NegativeStats
 from plugins import (
     Explanation,
@@ -33,6 +33,7 @@ from serving_app.core.ranking import Ranking
 from serving_app.core.renewals import FailedRenewals
 from serving_app.core.request_counts import MISS, RecommenderStats, RequestCounts
 from serving_app.core.urgency import Urgency
+from serving_app.core.warming import Warming
 
 SEGMENT = "all"
 """The segment of every user."""
@@ -254,6 +255,64 @@ class Recommender:
             renewal_failed=failed,
             alias=alias,
         )
+
+    def warm(self, request: RecommendationRequest, *, renew_before: float = 0.0) -> Warming:
+        """Let the answer to a request be computed before anyone asks, unless it is there.
+
+        It becomes the entry that the request itself would look up. It is no request: nothing
+        counts it, and no fallback stands in.
+
+        Args:
+            request: The question, as a client would ask it.
+            renew_before: Seconds; an answer that stays fresh for no longer is computed anew.
+
+        Raises:
+            BadRequest: The request cannot be answered as it is.
+            Unavailable: The model cannot answer now.
+        """
+        lease = self._live.lease(request.model_name, request.user_id, request.alias)
+        try:
+            version, depth = lease.version, self._depth_for(request)
+            row = None if request.features is None else version.layout.row(request.features)
+            entry, scopes = self._entry(request, version, row)
+            key = in_generation(entry, self._generations.of(scopes, entry))
+            since = self._computations.moment()
+            known = self._levels.known(key)
+            if known is not None and known.value.cut(request.k, request.exclude) is None:
+                known = None
+            if known is not None and known.fresh_for > renew_before:
+                return Warming(known, None)
+            if (refused := self._negative.find(key)) is not None:
+                raise refused
+            timeout = version.record.timeout if request.timeout is None else request.timeout
+            flight = self._computations.start(
+                key,
+                depth,
+                functools.partial(_row_of, version, request, row),
+                lease,
+                Urgency(Priority.WARM_UP, self._clock() + timeout),
+                since=since,
+                renewed=None,
+                replaces=None if known is None else known.created,
+            )
+            return Warming(
+                known, flight, functools.partial(self._computations.leave, key, depth, flight)
+            )
+        finally:
+            lease.release()
+
+    def known(self, request: RecommendationRequest) -> Known | None:
+        """Return the answer that the cache has for a request, however old, or None.
+
+        It is no request: nothing counts it, and L1 does not take it for a use.
+
+        Raises:
+            BadRequest: The request cannot be answered as it is.
+            ModelNotReady: The model is not live in this process.
+        """
+        known = self._levels.known(self.key(request))
+        deep = known is not None and known.value.cut(request.k, request.exclude) is not None
+        return known if deep else None
 
     def key(self, request: RecommendationRequest) -> str:
         """Return the cache key under which the answer to a request is, or would be.
