@@ -52,7 +52,7 @@ _PRUNE_SECONDS = 300.0
 _STATEMENT = 500
 """Rows written by one statement."""
 _TRIES = 5
-_Waiting = tuple[str, str, UserId, Mapping[str, Any], bool, float]
+_Waiting = tuple[str, str, UserId, Mapping[str, Any], bool, float, bool]
 
 
 class ActivityLog:
@@ -60,6 +60,7 @@ class ActivityLog:
 
     Args:
         settings: The settings of activity.
+        written: Called with what was added to the database, after that.
         clock: Unix seconds.
         monotonic: Monotonic seconds.
     """
@@ -68,10 +69,12 @@ class ActivityLog:
         self,
         settings: ActivitySettings,
         *,
+        written: Callable[[Mapping[Asked, Counted]], object] = len,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._tell_written = written
         self._clock = clock
         self._monotonic = monotonic
         self._waiting: deque[_Waiting] = deque()
@@ -85,8 +88,13 @@ class ActivityLog:
         """Requests that were not counted: too many came at once, or one's user or context cannot be
         kept."""
 
-    def asked(self, request: RecommendationRequest) -> None:
-        """Take note of a request that was answered. Takes well under a microsecond."""
+    def asked(self, request: RecommendationRequest, hit: bool = False) -> None:
+        """Take note of a request that was answered. Takes well under a microsecond.
+
+        Args:
+            request: What was asked.
+            hit: Whether the cache had a fresh answer.
+        """
         waiting = self._waiting
         if len(waiting) >= self._room:
             self._drop(1)
@@ -99,6 +107,7 @@ class ActivityLog:
                 request.context,
                 request.features is not None,
                 self._clock(),
+                hit,
             )
         )
 
@@ -124,6 +133,7 @@ class ActivityLog:
                 self._drop(sum(counted.count for counted in taken.values()))
                 logger.warning("Activity could not be written, and is lost: %s", error)
                 return
+            self._tell_written(taken)
             if now - self._pruned >= _PRUNE_SECONDS:
                 self._pruned = now
                 prune()
@@ -131,7 +141,7 @@ class ActivityLog:
     def _count(self) -> None:
         longest = self._settings.max_context_bytes
         for _ in range(len(self._waiting)):  # what comes meanwhile has time until the next pass
-            model, alias, user, context, own, at = self._waiting.popleft()
+            model, alias, user, context, own, at, hit = self._waiting.popleft()
             try:
                 text = context_text(context)
             except (TypeError, ValueError, OverflowError):
@@ -139,7 +149,7 @@ class ActivityLog:
                 continue
             fits = len(text.encode()) <= longest and storable(user)
             question = Asked(hour_of(at), REQUEST, model, alias, user, text, own)
-            if not fits or not self._counts.add(question, at):
+            if not fits or not self._counts.add(question, at, hit=at if hit else 0.0):
                 self._drop(1)
 
     def _drop(self, n: int) -> None:

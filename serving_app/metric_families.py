@@ -10,6 +10,7 @@ from serving_app.core.batcher import BatcherStats
 from serving_app.core.http_counts import HttpCounts
 from serving_app.core.metrics import LATENCY_BOUNDS, Buckets, Family, Samples, latencies
 from serving_app.core.statistics import Statistics
+from serving_app.core.warmup_counts import WARM_UP
 
 __all__ = ["FAMILIES", "collected", "of_engines_elsewhere"]
 
@@ -82,6 +83,31 @@ _ALL = (
         "counter",
         "Requests that activity left out: too many at once, too long a context, or not written.",
     ),
+    Family("recserve_warmup_runs_total", "counter", "Warm-ups that ended.", ("schedule", "state")),
+    Family(
+        "recserve_warmup_questions_total",
+        "counter",
+        "Questions that warm-ups dealt with: warmed, fresh already, refused, or an error.",
+        ("schedule", "outcome"),
+    ),
+    Family(
+        "recserve_warmup_model_seconds_total",
+        "counter",
+        "The model's time for what was warmed.",
+        ("schedule",),
+    ),
+    Family(
+        "recserve_warmup_hits_earned_total",
+        "counter",
+        "Warmed questions that were asked while the answer was fresh.",
+        ("schedule",),
+    ),
+    Family(
+        "recserve_warmup_model_seconds_saved_total",
+        "counter",
+        "The model's time for those.",
+        ("schedule",),
+    ),
     Family(
         "recserve_http_requests_total",
         "counter",
@@ -144,6 +170,8 @@ def collected(
     samples: Samples = {name: {} for name in FAMILIES}
     samples["recserve_processes"][()] = 1.0
     samples["recserve_activity_dropped_total"][()] = activity_dropped
+    for family, of_schedules in WARM_UP.samples().items():
+        samples[family].update(of_schedules)
     for model, stats in statistics.models.items():
         for source, n in stats.by_source.items():
             samples["recserve_requests_total"][model, source] = n

@@ -42,6 +42,10 @@ from serving_app.metrics import Teller
 from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
 from serving_app.request_log import HTTP
+from serving_app.warmup_conf import warmup_settings
+from serving_app.warmup_earnings import count_hits
+from serving_app.warmup_runner import Runner
+from serving_app.warmup_scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Serving:
     host: HostClient | None
     """The model host that runs the models; None: this process does."""
     activity: ActivityLog
+    warm_up: Scheduler
 
 
 logger = logging.getLogger(__name__)
@@ -103,8 +108,12 @@ def titles(model_name: str, items: Sequence[str], number: int | None = None) -> 
     return [version.catalogue.title(item) for item in items]
 
 
-def start() -> None:
-    """Begin to follow the database. Servers call it when they are up; again does nothing."""
+def start(*, warm_up: bool = True) -> None:
+    """Begin to follow the database. Servers call it when they are up; again does nothing.
+
+    Args:
+        warm_up: Whether to run warm-ups that are due, if settings say so, too.
+    """
     global _started  # noqa: PLW0603  (one thread per process)
     serving = get_serving()
     close_old_connections()  # building read the database, and this thread may never again
@@ -114,6 +123,8 @@ def start() -> None:
             if serving.host is not None:
                 serving.host.start()
             serving.reconciler.start()
+            if warm_up and warmup_settings().scheduler:
+                serving.warm_up.start()
             _started = True
 
 
@@ -176,6 +187,7 @@ def stop() -> None:
     global _serving, _started, _teller  # noqa: PLW0603  (one set of objects per process)
     with _lock:
         if _serving is not None:
+            _serving.warm_up.stop()
             _serving.shadows.close()
             if _serving.host is not None:
                 _serving.host.refuse()
@@ -300,7 +312,7 @@ def _build() -> Serving:
         return version
 
     counting = activity_settings()
-    activity = ActivityLog(counting)
+    activity = ActivityLog(counting, written=count_hits)
     recommender = Recommender(
         live,
         levels,
@@ -326,4 +338,5 @@ def _build() -> Serving:
         news=(lambda: 0) if news is None else news.read,
         keep=serving.keep_seconds,
     )
-    return Serving(live, recommender, reconciler, shadows, news, host, activity)
+    warm_up = Scheduler(Runner(recommender, live), ready=reconciler.ready.is_set)
+    return Serving(live, recommender, reconciler, shadows, news, host, activity, warm_up)

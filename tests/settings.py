@@ -18,5 +18,6 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast, fo
 # No throttles either: how fast a test asks must not decide it. Tests of throttles set them.
 RECSERVE = {
     "SERVING": RECSERVE["SERVING"],  # noqa: F405
+    "WARM_UP": {"SCHEDULER": False},  # a test runs what is due when it wants to
     "ACCESS": {"THROTTLES": dict.fromkeys(("predict", "operate", "administer", "sign_in"))},
 }

@@ -61,6 +61,8 @@ class Counted:
     count: int
     last: float
     """When last, in Unix seconds."""
+    hit: float = 0.0
+    """When last the cache had a fresh answer; 0: it never had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +97,24 @@ class ActivityCounts:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def add(self, asked: Asked, at: float, n: int = 1) -> bool:
-        """Count something ``n`` times, last at ``at``; return False if there is no room for it."""
+    def add(self, asked: Asked, at: float, n: int = 1, *, hit: float = 0.0) -> bool:
+        """Count something ``n`` times, last at ``at``; return False if there is no room for it.
+
+        Args:
+            asked: What was asked.
+            at: When, in Unix seconds.
+            n: How often.
+            hit: When the cache had a fresh answer; 0: it had none.
+        """
         counted = self._counts.get(asked)
         if counted is not None:
             counted.count += n
             counted.last = max(counted.last, at)
+            counted.hit = max(counted.hit, hit)
             return True
         if len(self._counts) >= self._capacity:
             return False
-        self._counts[asked] = Counted(n, at)
+        self._counts[asked] = Counted(n, at, hit)
         return True
 
     def merge(self, counts: Mapping[Asked, Counted]) -> int:
@@ -112,7 +122,7 @@ class ActivityCounts:
         return sum(
             counted.count
             for asked, counted in counts.items()
-            if not self.add(asked, counted.last, counted.count)
+            if not self.add(asked, counted.last, counted.count, hit=counted.hit)
         )
 
     def take(self) -> dict[Asked, Counted]:

@@ -55,8 +55,8 @@ class Recommender:
         computed: Called with the lease, row, depth and ranking of each computation when its
             waiters have been answered, on the thread that answered them; it must not wait.
         leases: Lets one process of all that share a level compute a key; None: each does.
-        asked: Called with each request that was answered and is no warm-up, on the thread that
-            asked; it must not wait.
+        asked: Called with each request that was answered and is no warm-up, and with whether the
+            cache had a fresh answer, on the thread that asked; it must not wait.
         clock: Monotonic seconds.
         rng: Draws jitter and early refreshes.
     """
@@ -74,7 +74,7 @@ class Recommender:
         negative: NegativeEntries | None = None,
         computed: Callable[[Lease, Row, int, Ranking], None] | None = None,
         leases: LeaseWaits | None = None,
-        asked: Callable[[RecommendationRequest], None] | None = None,
+        asked: Callable[[RecommendationRequest, bool], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
     ) -> None:
@@ -454,7 +454,7 @@ class Recommender:
             and isinstance(result, Recommendation)
             and request.priority != Priority.WARM_UP
         ):
-            self._asked(request)
+            self._asked(request, result.cached and not result.stale_for)
         return result
 
     def stats(self) -> dict[str, RecommenderStats]:

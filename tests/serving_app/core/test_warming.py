@@ -59,7 +59,7 @@ def make(version, clock, below):
 
 def test_what_was_warmed_is_what_the_request_finds(make, version, below):
     asked = []
-    recommender = make(asked=asked.append)
+    recommender = make(asked=lambda *each: asked.append(each))
     question = request(context={"page": "home", "slot": 1})
     warming = recommender.warm(question)
     assert warming.known is None
