@@ -100,7 +100,12 @@ class WarmupCandidate:
 
 
 class WarmupStrategy(Protocol):
-    """Chooses what to warm. A new one is made for each run; its parameters are its options."""
+    """Chooses what to warm. A new one is made for each run; its parameters are its options.
+
+    One that wants answers renewed which are fresh still has an attribute ``renew_before``: seconds;
+    what it names is computed anew if it stays fresh for no longer than that. Without it, or with
+    0, only what is not fresh is computed.
+    """
 
     def candidates(self, activity: ActivityView, limit: int) -> Iterable[WarmupCandidate]:
         """Return the best candidates, best first, at most ``limit``, and no question twice.

@@ -28,7 +28,8 @@ class Expiring:
     """
 
     def __init__(self, *, ahead_minutes: float = 10.0, days: float = 7.0, minimum: int = 3) -> None:
-        self._ahead = positive("ahead_minutes", ahead_minutes) * MINUTE
+        self.renew_before = positive("ahead_minutes", ahead_minutes) * MINUTE
+        """Seconds: what stays fresh for no longer is computed although it is fresh."""
         self._days = positive("days", days)
         self._fading = Fading(days, days / 4)
         self._minimum = at_least("minimum", minimum, 1)
@@ -42,7 +43,7 @@ class Expiring:
         found = 0
         for tally in likely:
             fresh_for = activity.fresh_for(tally.request)
-            if fresh_for is None or fresh_for > self._ahead:
+            if fresh_for is None or fresh_for > self.renew_before:
                 continue
             per_day = tally.weight * self._fading.per_day
             state = "stale" if fresh_for <= 0 else f"stale in {fresh_for:.0f} s"

@@ -18,6 +18,7 @@ from serving_app.api.predict_views import PredictBatchView, PredictView
 from serving_app.api.registry_views import ModelVersionViewSet, ServedModelViewSet
 from serving_app.api.rollout_views import RollOutViewSet
 from serving_app.api.token_views import RefreshView, ServiceTokenViewSet, SignInView
+from serving_app.api.warmup_views import WarmupRunViewSet, WarmupScheduleViewSet, WarmUpView
 
 
 class UnknownPathView(APIView):
@@ -45,6 +46,15 @@ def _of_one_model(actions: dict[str, Any]) -> Any:
     return ServedModelViewSet.as_view(actions, filter_backends=())
 
 
+_schedule = "warmup-schedules/<str:schedule>"
+_run = "warmup-runs/<int:pk>"
+
+
+def _of_schedule(name: str) -> Any:
+    """Return a view of an action of one schedule."""
+    return WarmupScheduleViewSet.as_view({"post": name}, filter_backends=())
+
+
 urlpatterns = [
     path("predict", PredictView.as_view(), name="predict"),
     path("predict/batch", PredictBatchView.as_view(), name="predict-batch"),
@@ -56,6 +66,20 @@ urlpatterns = [
     path("cache/stats", operation.CacheStatsView.as_view(), name="cache-stats"),
     path("cache/clear", operation.CacheClearView.as_view(), name="cache-clear"),
     path("cache/invalidate", operation.CacheInvalidateView.as_view(), name="cache-invalidate"),
+    path("cache/warmup", WarmUpView.as_view(), name="cache-warmup"),
+    path("warmup-schedules", WarmupScheduleViewSet.as_view(_models), name="warmupschedule-list"),
+    path(_schedule, WarmupScheduleViewSet.as_view(_model), name="warmupschedule-detail"),
+    path(f"{_schedule}/run", _of_schedule("run"), name="warmupschedule-run"),
+    path(f"{_schedule}/dry-run", _of_schedule("dry_run"), name="warmupschedule-dry-run"),
+    path(f"{_schedule}/stop", _of_schedule("stop"), name="warmupschedule-stop"),
+    path("warmup-runs", WarmupRunViewSet.as_view({"get": "list"}), name="warmuprun-list"),
+    path(_run, WarmupRunViewSet.as_view({"get": "retrieve"}), name="warmuprun-detail"),
+    path(f"{_run}/stop", WarmupRunViewSet.as_view({"post": "stop"}), name="warmuprun-stop"),
+    path(
+        f"{_run}/questions",
+        WarmupRunViewSet.as_view({"get": "questions"}, filter_backends=()),
+        name="warmuprun-questions",
+    ),
     path("models", ServedModelViewSet.as_view(_models), name="servedmodel-list"),
     path(_name, ServedModelViewSet.as_view(_model), name="servedmodel-detail"),
     path(f"{_name}/promote", _of_one_model({"post": "promote"}), name="promote"),

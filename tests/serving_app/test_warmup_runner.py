@@ -68,6 +68,16 @@ def test_a_run_warms_what_is_asked_for_and_not_what_is_fresh(serving):
     assert counts(again) == (21, 0, 20, 0, 1)
 
 
+def test_what_is_about_to_expire_is_renewed_for_a_strategy_that_wants_it(serving):
+    """TTL is 300 s: all are fresh, and stale in ten minutes."""
+    ask(*USERS[:5])
+    assert counts(run_now(make_schedule(**FAST), serving)) == (5, 5, 0, 0, 0)
+    soon = make_schedule("soon", strategies=[("expiring", {"ahead_minutes": 10.0})], **FAST)
+    assert counts(run_now(soon, serving)) == (5, 5, 0, 0, 0)
+    later = make_schedule("later", strategies=[("expiring", {"ahead_minutes": 1.0})], **FAST)
+    assert counts(run_now(later, serving)) == (0, 0, 0, 0, 0)
+
+
 def test_the_budget_is_kept_and_the_best_go_first(serving):
     ask(*USERS[:20])
     run = run_now(make_schedule(budget=5, **FAST), serving)
