@@ -18,6 +18,7 @@ from typing import Any
 import pluggy
 
 from plugins import hookspecs
+from plugins.api_version import needed_api
 from plugins.errors import PluginError
 from plugins.hookspecs import PROJECT
 from plugins.options import did_you_mean
@@ -155,6 +156,7 @@ class _Contribution:
 
     registered: dict[str, list[Registered[Any]]] = field(default_factory=dict)
     hooks: list[str] = field(default_factory=list)
+    api: int | None = None
 
 
 class _Loading:
@@ -189,7 +191,12 @@ class _Loading:
             if registered
         }
         self.records.append(
-            found.record("loaded", provides=provides, hooks=tuple(contribution.hooks))
+            found.record(
+                "loaded",
+                provides=provides,
+                hooks=tuple(contribution.hooks),
+                api=contribution.api,
+            )
         )
 
     def _leave_out(self, found: _Found, reason: str) -> None:
@@ -210,10 +217,11 @@ class _Loading:
         plugin = found.import_()
         if (name := self._pluggy.get_name(plugin)) is not None:
             raise PluginError(f"{found.module} is loaded already, as plugin {name!r}")
+        api = needed_api(plugin)  # before its hooks, of which a newer one may have unknown ones
         hooks = self._check_hooks(plugin)
         self._names[found.name] = found
         self._pluggy.register(plugin, name=found.name)
-        contribution = _Contribution(hooks=hooks)
+        contribution = _Contribution(hooks=hooks, api=api)
         for kind in KINDS:
             if kind.hook in hooks:
                 contribution.registered[kind.plural] = self._collect(kind, plugin, found.name)

@@ -270,6 +270,8 @@ class PluginRecord:
     """The hooks it implements."""
     module: str = ""
     """The module it is imported from."""
+    api: int | None = None
+    """The contract it says it was written for; None: it says nothing, or was not taken."""
 
 
 @dataclass(frozen=True, slots=True)

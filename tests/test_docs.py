@@ -3,8 +3,10 @@
 import dataclasses
 import re
 
+from django.core.management import call_command
+
 from cache_app.conf import CacheSettings
-from plugins import errors, hookspecs
+from plugins import errors, hookspecs, skeleton
 from plugins.conf import PluginSettings
 from serving_app.access_conf import AccessSettings
 from serving_app.activity_conf import ActivitySettings
@@ -54,6 +56,20 @@ def test_the_plugins_of_the_guide_work():
     assert guide["recserve_eviction_policies"]() == {"last_in": guide["LastIn"]}
     assert guide["recserve_warmup_strategies"]() == {"yesterday": guide["Yesterday"]}
     assert {"check_eviction_policy", "check_warmup_strategy"} <= guide.keys()
+
+
+def test_the_guide_starts_a_plugin_of_every_kind(tmp_path, monkeypatch):
+    page = text("docs/writing_plugins.md")
+    table = page.partition("| `--kind` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*skeleton.kinds()]
+    (tmp_path / "recserve").mkdir()
+    monkeypatch.chdir(tmp_path / "recserve")
+    (command,) = re.findall(r"manage.py startplugin (.+)", page)
+    call_command("startplugin", *command.split(), verbosity=0)
+    (project,) = re.findall(r"pip install -e (\S+)", page)
+    assert (tmp_path / "recserve" / project / "pyproject.toml").is_file()
+    source = (tmp_path / "recserve" / project / "src/recserve_mine/__init__.py").read_text()
+    exec(source, {"__name__": "recserve_mine"})
 
 
 def test_every_problem_code_is_documented():

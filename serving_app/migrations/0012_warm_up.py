@@ -11,7 +11,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('serving_app', '0010_activity'),
+        ('serving_app', '0011_batching'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

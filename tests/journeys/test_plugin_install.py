@@ -129,9 +129,10 @@ class Environment:
         assert done.returncode == 0, f"{args} failed:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def install(self, project: Path) -> None:
-        """Install a project with pip, without the network."""
-        self.run("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", str(project))
+    def install(self, *projects: Path) -> None:
+        """Install projects with pip, without the network."""
+        how = ("-q", "--no-deps", "--no-build-isolation")
+        self.run("-m", "pip", "install", *how, *map(str, projects))
 
     def plugins(self) -> dict[str, dict]:
         """Return what ``manage.py plugins`` says, by name."""

@@ -96,6 +96,7 @@ def test_json(loads):
         "distribution": "recserve-good",
         "origin": "entry point",
         "module": "good_plugin",
+        "api": None,
         "state": "loaded",
         "reason": "",
         "hooks": ["recserve_frameworks"],

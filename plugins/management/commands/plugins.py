@@ -105,6 +105,8 @@ def _detail(registry: PluginRegistry, record: PluginRecord, kinds: Sequence[str]
         yield f"  reason:        {record.reason}"
     yield f"  distribution:  {record.distribution or '-'} ({record.origin})"
     yield f"  module:        {record.module}"
+    if record.api is not None:
+        yield f"  written for:   plugin API {record.api}"
     yield f"  hooks:         {', '.join(record.hooks) or '-'}"
     for plural in kinds:
         for each in _provided(registry, record, plural):
@@ -123,6 +125,7 @@ def _as_json(
         "distribution": record.distribution,
         "origin": record.origin,
         "module": record.module,
+        "api": record.api,
         "state": record.state,
         "reason": record.reason,
         "hooks": list(record.hooks),
