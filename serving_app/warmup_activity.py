@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -16,8 +17,10 @@ from serving_app.activity_models import ActivityCount
 
 __all__ = ["ModelActivity"]
 
-_PAGE = 2000
+_PAGE = 200
 """Rows that are read by one query."""
+_REST = 2.0
+"""Pauses between pages, in parts of the processor time that the page took."""
 _CONTEXTS = 1024
 """Contexts that are kept parsed, since many askings share them."""
 
@@ -36,6 +39,8 @@ class ModelActivity:
     """The time zone in which hours of the day are meant."""
     freshness: Callable[[RecommendationRequest], float | None]
     """Returns what `fresh_for` shall return."""
+    rest: Callable[[float], object] = time.sleep
+    """Called between pages with seconds to pause. It may raise, and so end the reading."""
 
     def askings(self, since: float, until: float) -> Iterator[Asking]:
         """Yield what was asked in hours that began in ``[since, until)``, by hour and last asking.
@@ -43,6 +48,9 @@ class ModelActivity:
         Rows are read page by page, each from where the last one ended: no cursor and no
         transaction stays open meanwhile, on any database, and memory holds one page. A question of
         the current hour that is asked again while it is read may come twice.
+
+        Between pages it pauses, for longer than it worked: a million rows are ten seconds of work,
+        and the thread shares its interpreter with requests that someone waits for.
 
         Raises:
             DatabaseError: The database does not answer.
@@ -60,6 +68,7 @@ class ModelActivity:
             .values_list(*_COLUMNS)
         )
         while True:
+            began = time.thread_time()
             page = list(rows.filter(first)[:_PAGE])
             for hour, last, _, user, is_number, context, count in page:
                 yield Asking(
@@ -73,6 +82,7 @@ class ModelActivity:
                 )
             if len(page) < _PAGE:
                 return
+            self.rest(_REST * (time.thread_time() - began))
             hour, last, digest = page[-1][:3]
             first = Q(hour__gte=hour) & (
                 Q(hour__gt=hour) | Q(last__gt=last) | Q(last=last, digest__gt=digest)

@@ -22,7 +22,8 @@ NOW = 500_000 * HOUR + 1800.0
 
 
 def view(model="m", alias="", **more):
-    given = {"now": NOW, "zone": UTC, "freshness": lambda request: None, **more}
+    nothing = {"freshness": lambda request: None, "rest": lambda seconds: None}
+    given = {"now": NOW, "zone": UTC, **nothing, **more}
     return ModelActivity(model, alias, **given)
 
 
@@ -101,6 +102,22 @@ def test_a_page_is_read_when_it_is_needed(monkeypatch, django_assert_num_queries
             next(reading)
     with django_assert_num_queries(2):
         assert len(list(reading)) == 7
+
+
+def test_it_pauses_between_pages_and_can_be_ended_there(monkeypatch):
+    monkeypatch.setattr(warmup_activity, "_PAGE", 5)
+    rows(*(asked(f"{i}") for i in range(12)))
+    pauses = []
+    assert len(list(view(rest=pauses.append).askings(0, NOW))) == 12
+    assert len(pauses) == 2
+    assert min(pauses) > 0
+
+    def stop(_):
+        raise InterruptedError
+
+    reading = view(rest=stop).askings(0, NOW)
+    with pytest.raises(InterruptedError):
+        list(reading)
 
 
 def test_the_index_by_model_and_hour_is_used():
