@@ -54,6 +54,9 @@ class CacheSettings:
     """``NAMESPACE``: first part of every key; keeps deployments apart that share a level."""
     ttl: float = 300.0
     """``TTL``: seconds that a cached answer is fresh."""
+    max_ttl: float | None = None
+    """``MAX_TTL``: the most that a segment's answers may be fresh; None: an hour, or `TTL` if that
+    is longer. Invalidations are remembered accordingly."""
     jitter: float = 0.1
     """``JITTER``: part of the TTL by which it is shortened at random."""
     early: float = 1.0
@@ -94,6 +97,11 @@ class CacheSettings:
     """``TRAIN_DICTIONARIES``: whether serving processes train compression dictionaries."""
 
     @property
+    def longest_ttl(self) -> float:
+        """Return the most seconds that any answer is fresh."""
+        return max(self.ttl, 3600.0) if self.max_ttl is None else self.max_ttl
+
+    @property
     def freshness(self) -> Freshness:
         """Return the rules of the lifetimes."""
         return Freshness(
@@ -126,7 +134,7 @@ def cache_settings() -> CacheSettings:
         getattr(settings, "RECSERVE", {}).get("CACHE", {}),
         cache,
         (
-            *("NAMESPACE", "TTL", *_TIMES, "L1", "L2", "L3", "TIERS"),
+            *("NAMESPACE", "TTL", *_TIMES, "L1", "L2", "L3", "TIERS", "MAX_TTL"),
             *("COHERENCE", "EPOCH_FILE", "TRAIN_DICTIONARIES"),
         ),
     )
@@ -135,6 +143,7 @@ def cache_settings() -> CacheSettings:
         values["namespace"] = namespace(given["NAMESPACE"], f'{cache}["NAMESPACE"]')
     if "TTL" in given:
         values["ttl"] = positive(given["TTL"], f'{cache}["TTL"]')
+    values["max_ttl"] = _max_ttl(given.get("MAX_TTL"), cache, values.get("ttl"))
     for key, most in _TIMES.items():
         if key in given:
             values[key.lower()] = at_most(given[key], most, f"{cache}[{key!r}]")
@@ -157,6 +166,15 @@ def cache_settings() -> CacheSettings:
             given["TRAIN_DICTIONARIES"], f'{cache}["TRAIN_DICTIONARIES"]'
         )
     return CacheSettings(**values)
+
+
+def _max_ttl(given: Any, cache: str, ttl: float | None) -> float | None:
+    if given is None:
+        return None
+    longest = positive(given, f'{cache}["MAX_TTL"]')
+    if longest < (ttl or CacheSettings().ttl):
+        raise ImproperlyConfigured(f'{cache}["MAX_TTL"] is less than TTL: {longest:g}.')
+    return longest
 
 
 def _l1(given: Any, where: str) -> dict[str, Any]:

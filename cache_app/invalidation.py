@@ -134,7 +134,7 @@ def _forget_the_past(scopes: Sequence[str]) -> None:
         Invalidation.objects.all().delete()
         return
     settings = cache_settings()
-    longest = settings.ttl + settings.freshness.longest_stale
+    longest = settings.longest_ttl + settings.freshness.longest_stale
     old = timezone.now() - timedelta(seconds=2 * longest)
     past = Invalidation.objects.exclude(scope=EVERYTHING)
     past.filter(Q(scope__in=scopes) | Q(at__lt=old)).delete()

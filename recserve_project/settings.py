@@ -258,6 +258,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_event_changelist"),
                     },
                     {
+                        "title": _("Segments"),
+                        "icon": "group_work",
+                        "link": reverse_lazy("admin:serving_app_segment_changelist"),
+                    },
+                    {
                         "title": _("Cache"),
                         "icon": "cached",
                         "link": reverse_lazy("admin:cache"),

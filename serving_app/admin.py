@@ -36,6 +36,7 @@ from serving_app.release_admin import (
     start_roll_out,
     user_of,
 )
+from serving_app.segment_admin import SegmentAdmin  # noqa: F401  (registers itself)
 
 admin.site.unregister([User, Group])
 

@@ -32,6 +32,7 @@ class ServingConfig(AppConfig):
         from serving_app.checks import check_settings  # noqa: PLC0415
         from serving_app.core.ranking import Ranking  # noqa: PLC0415
         from serving_app.models import Alias, ServedModel  # noqa: PLC0415
+        from serving_app.segment_models import Segment, SegmentCondition  # noqa: PLC0415
 
         set_value_type(Ranking)
         checks.register(check_settings)
@@ -40,6 +41,8 @@ class ServingConfig(AppConfig):
         for changed in (post_save, post_delete):
             changed.connect(wake_reconciler, sender=ServedModel)
             changed.connect(wake_reconciler, sender=Alias)
+            changed.connect(edit_segments, sender=Segment)
+            changed.connect(edit_segments, sender=SegmentCondition)
         post_migrate.connect(create_groups, sender=self)
 
 
@@ -48,6 +51,14 @@ def wake_reconciler(**_: Any) -> None:
     from serving_app import wiring  # noqa: PLC0415  (needs the app registry)
 
     transaction.on_commit(wiring.wake)
+
+
+def edit_segments(**_: Any) -> None:
+    """Let every process take over changed segments, and one of them evaluate the rules."""
+    from serving_app.segment_models import SegmentEvaluation  # noqa: PLC0415  (as above)
+
+    SegmentEvaluation.edit()
+    wake_reconciler()
 
 
 def create_groups(sender: AppConfig, using: str, apps: Any = None, **_: Any) -> None:

@@ -18,6 +18,7 @@ from serving_app import (  # noqa: F401  (Django looks for every model here)
     activity_models,
     metric_models,
     payload_models,
+    segment_models,
     warmup_models,
 )
 from serving_app.core.live_models import PRODUCTION

@@ -33,6 +33,7 @@ from serving_app.core.live_version import LiveVersion, open_version
 from serving_app.core.ranking import Ranking
 from serving_app.core.recent_rows import RecentRows, warm
 from serving_app.core.recommender import Recommender
+from serving_app.core.segment_table import SegmentTable
 from serving_app.core.shadow import Shadows
 from serving_app.core.statistics import Statistics
 from serving_app.core.version_record import VersionRecord
@@ -42,6 +43,9 @@ from serving_app.metrics import Teller
 from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
 from serving_app.request_log import HTTP
+from serving_app.segment_conf import segment_settings
+from serving_app.segment_evaluation import EvaluationThread, Evaluator
+from serving_app.segment_following import SegmentFollower
 from serving_app.warmup_conf import warmup_settings
 from serving_app.warmup_earnings import count_hits
 from serving_app.warmup_runner import Runner
@@ -61,6 +65,10 @@ class Serving:
     """The model host that runs the models; None: this process does."""
     activity: ActivityLog
     warm_up: Scheduler
+    segments: SegmentTable
+    """The segments of users."""
+    evaluation: EvaluationThread | None
+    """Decides who belongs to which segment; None: other processes do."""
 
 
 logger = logging.getLogger(__name__)
@@ -125,6 +133,8 @@ def start(*, warm_up: bool = True) -> None:
             serving.reconciler.start()
             if warm_up and warmup_settings().scheduler:
                 serving.warm_up.start()
+            if serving.evaluation is not None:
+                serving.evaluation.start()
             _started = True
 
 
@@ -161,6 +171,8 @@ def wake() -> None:
     """Let the processes of this host that serve look at the database now."""
     if _serving is not None:
         _serving.reconciler.wake()
+        if _serving.evaluation is not None:
+            _serving.evaluation.wake()
     news = _open_news()
     if news is not None:
         news.advance(time.time_ns())
@@ -189,6 +201,8 @@ def stop() -> None:
         if _serving is not None:
             _serving.warm_up.stop()
             _serving.shadows.close()
+            if _serving.evaluation is not None:
+                _serving.evaluation.stop()
             if _serving.host is not None:
                 _serving.host.refuse()
             _serving.reconciler.stop()
@@ -205,7 +219,9 @@ def stop() -> None:
         _teller = Teller()
 
 
-def _look_around(trainer: Trainer | None, activity: ActivityLog) -> Callable[[], None]:
+def _look_around(
+    trainer: Trainer | None, activity: ActivityLog, segments: SegmentFollower
+) -> Callable[[], None]:
     """Return what the cache has to look for at each pass of the reconciler."""
     generations = get_generations()
 
@@ -214,6 +230,7 @@ def _look_around(trainer: Trainer | None, activity: ActivityLog) -> Callable[[],
         access.refresh()
         payload_log.flush()
         activity.flush()
+        segments.refresh()
         refresh_dictionaries()
         if trainer is not None:
             trainer.consider()
@@ -313,6 +330,8 @@ def _build() -> Serving:
 
     counting = activity_settings()
     activity = ActivityLog(counting, written=count_hits)
+    grouping = segment_settings()
+    segments = SegmentTable(grouping.users)
     recommender = Recommender(
         live,
         levels,
@@ -325,11 +344,16 @@ def _build() -> Serving:
         computed=computed,
         leases=get_leases(),
         asked=activity.asked if counting.record else None,
+        plan_of=segments.plan_of,
     )
     news = _open_news()
     reconciler = Reconciler(
         live,
-        look_around=_look_around(Trainer() if cache.train_dictionaries else None, activity),
+        look_around=_look_around(
+            Trainer() if cache.train_dictionaries else None,
+            activity,
+            SegmentFollower(segments, cache.freshness),
+        ),
         tell=functools.partial(_tell, live, recommender, shadows, activity),
         sign_off=functools.partial(_sign_off, activity),
         open_version=opened,
@@ -339,4 +363,17 @@ def _build() -> Serving:
         keep=serving.keep_seconds,
     )
     warm_up = Scheduler(Runner(recommender, live), ready=reconciler.ready.is_set)
-    return Serving(live, recommender, reconciler, shadows, news, host, activity, warm_up)
+    evaluation = None
+    if grouping.evaluate:
+        evaluator = Evaluator(process_name(), moved=lambda _: _tell_news(news))
+        evaluation = EvaluationThread(evaluator, grouping.evaluate_seconds)
+    return Serving(
+        *(live, recommender, reconciler, shadows, news, host, activity, warm_up),
+        *(segments, evaluation),
+    )
+
+
+def _tell_news(news: EpochFile | None) -> None:
+    """Let the processes of this host look at the database now, this one too."""
+    if news is not None:
+        news.advance(time.time_ns())

@@ -26,7 +26,9 @@ __all__ = ["Computations"]
 class _Computation:
     """One flight, and what is known of its work."""
 
-    __slots__ = ("depth", "flight", "given_up", "key", "replaces", "urgency", "work")
+    __slots__ = (
+        *("depth", "flight", "freshness", "given_up", "key", "replaces", "urgency", "work"),
+    )
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class _Computation:
         depth: int,
         flight: Flight[Ranking],
         urgency: Urgency,
+        freshness: Freshness,
         *,
         replaces: float | None = None,
     ) -> None:
@@ -43,6 +46,7 @@ class _Computation:
         self.urgency = urgency
         self.replaces = replaces
         """When the fresh value was made that this one replaces; None: there is none."""
+        self.freshness = freshness
         self.work: Future[Ranking] | None = None
         """What is queued; None: nothing is yet, or another process computes it."""
         self.given_up = False
@@ -101,6 +105,7 @@ class Computations:
         since: int,
         renewed: Callable[[Future[Ranking]], None] | None,
         replaces: float | None = None,
+        freshness: Freshness | None = None,
     ) -> Flight[Ranking]:
         """Return the future of the key's ranking; the first to ask starts its computation.
 
@@ -117,13 +122,16 @@ class Computations:
             since: The `moment` before the caller looked into the cache.
             renewed: Hears how the computation ends, if this call has started it.
             replaces: When the value was made that is to be replaced although it is fresh.
+            freshness: How long its result is fresh; None: as everyone's.
         """
         flight, leads = self._flights.join((key, depth), since=since)
         if not leads:
             if (joined := self._under_way.get((key, depth))) is not None:
                 joined.urgency.join(urgency.priority, urgency.deadline)
             return flight
-        computation = _Computation(key, depth, flight, urgency, replaces=replaces)
+        computation = _Computation(
+            key, depth, flight, urgency, freshness or self._freshness, replaces=replaces
+        )
         if renewed is not None:
             flight.add_done_callback(renewed)
         self._under_way[key, depth] = computation
@@ -254,7 +262,7 @@ class Computations:
             ranking = done.result()
             computation.flight.note = getattr(done, "batch", None)
             cost = self._clock() - started
-            lifetime = self._freshness.lifetime(cost, self._rng)
+            lifetime = computation.freshness.lifetime(cost, self._rng)
             try:
                 self._levels.store(
                     computation.key,

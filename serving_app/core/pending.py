@@ -18,6 +18,7 @@ from plugins import (
     Unavailable,
 )
 from serving_app.core.ranking import Ranking
+from serving_app.core.segment_table import EVERYONE
 from serving_app.core.version_record import VersionRecord
 
 __all__ = ["Pending"]
@@ -42,6 +43,8 @@ class Pending:
     """Whether the flight before this one, which should have renewed ``found``, failed."""
     alias: str = ""
     """What led to the version."""
+    segment: str = EVERYONE
+    """The user's, when its entry was looked up."""
     leave: Callable[[], None] | None = None
     """Says that this one does not wait for the flight any more."""
 

@@ -23,6 +23,7 @@ from plugins import (
     RecommendationRequest,
     RecserveError,
     Unavailable,
+    UserId,
 )
 from serving_app.core.computations import Computations
 from serving_app.core.features import Row
@@ -32,11 +33,15 @@ from serving_app.core.pending import Pending
 from serving_app.core.ranking import Ranking
 from serving_app.core.renewals import FailedRenewals
 from serving_app.core.request_counts import MISS, RecommenderStats, RequestCounts
+from serving_app.core.segment_table import EVERYONE, SegmentPlan, SegmentTerms
 from serving_app.core.urgency import Urgency
 from serving_app.core.warming import Warming
 
-SEGMENT = "all"
-"""The segment of every user."""
+_EVERYONE = SegmentTerms(EVERYONE)
+
+
+def _nowhere(_: UserId) -> SegmentPlan | None:
+    return None
 
 
 class Recommender:
@@ -57,6 +62,8 @@ class Recommender:
         leases: Lets one process of all that share a level compute a key; None: each does.
         asked: Called with each request that was answered and is no warm-up, and with whether the
             cache had a fresh answer, on the thread that asked; it must not wait.
+        plan_of: Returns the plan of a user's segment, or None for a user in none; it must not
+            wait.
         clock: Monotonic seconds.
         rng: Draws jitter and early refreshes.
     """
@@ -75,6 +82,7 @@ class Recommender:
         computed: Callable[[Lease, Row, int, Ranking], None] | None = None,
         leases: LeaseWaits | None = None,
         asked: Callable[[RecommendationRequest, bool], None] | None = None,
+        plan_of: Callable[[UserId], SegmentPlan | None] = _nowhere,
         clock: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
     ) -> None:
@@ -88,6 +96,7 @@ class Recommender:
         self._depth = depth
         self._negative = negative or NegativeEntries()
         self._asked = asked
+        self._plan_of = plan_of
         self._clock = clock
         self._computations = Computations(
             levels,
@@ -174,8 +183,8 @@ class Recommender:
         since: int | None = None,
     ) -> Pending | Callable[[], Pending | RecserveError]:
         """Look up, and compute; ``since``: the quick levels were asked then, and had nothing."""
-        asked = request.model_name, request.user_id, request.alias
-        lease = self._live.find(*asked) if at_once else self._live.lease(*asked)
+        terms = self._terms_of(request)
+        lease = self._lease(request, terms, at_once=at_once)
         if lease is None:  # why, the database says
             return functools.partial(self.start, request, now)
         try:
@@ -183,7 +192,7 @@ class Recommender:
             deadline = now + (record.timeout if request.timeout is None else request.timeout)
             # Given features are checked even if the answer is cached: a hit hides no bad request.
             row = None if request.features is None else version.layout.row(request.features)
-            entry, scopes = self._entry(request, version, row)
+            entry, scopes = self._entry(request, version, row, terms.name)
             generation = (
                 self._generations.of_at_once(scopes, entry)
                 if at_once
@@ -199,12 +208,16 @@ class Recommender:
                 moment = since
                 found = self._find(key, request, self._levels.slow)
             if found is not None and not found.stale_for:
-                return Pending(request, record, deadline, found, None, alias=alias)
+                return Pending(
+                    request, record, deadline, found, None, alias=alias, segment=terms.name
+                )
             if at_once and (self._levels.slow or (row is None and version.source_waits)):
                 if found is not None:  # which the other levels may have fresh
                     return functools.partial(self.start, request, now)
                 return functools.partial(self._rest, request, now, moment)
-            return self._compute(request, key, row, lease, found, deadline=deadline, since=moment)
+            return self._compute(
+                request, key, row, lease, found, terms=terms, deadline=deadline, since=moment
+            )
         finally:
             lease.release()
 
@@ -216,14 +229,18 @@ class Recommender:
         lease: Lease,
         found: Found | None,
         *,
+        terms: SegmentTerms,
         deadline: float,
         since: int,
     ) -> Pending:
         """Compute what was not found fresh, unless it is known to be refused."""
-        version, record, alias = lease.version, lease.version.record, lease.alias
+        version, record = lease.version, lease.version.record
+        pending = functools.partial(
+            Pending, request, record, deadline, alias=lease.alias, segment=terms.name
+        )
         refused = self._negative.find(key)
         if refused is not None:
-            return Pending(request, record, deadline, None, None, refused, alias=alias)
+            return pending(None, None, refused)
         renews = self._renews(found)
         # Nobody waits for a renewal, so it has all of the model's time.
         urgency = (
@@ -241,20 +258,16 @@ class Recommender:
                 urgency,
                 since=since,
                 renewed=self._renewal_of(key, found),
+                freshness=terms.freshness,
             )
         except RecserveError as error:
             stands_in = found if isinstance(error, Unavailable) else None
-            return Pending(request, record, deadline, stands_in, None, error, alias=alias)
+            return pending(stands_in, None, error)
         if found is None or not renews:
             leave = functools.partial(self._computations.leave, key, depth, flight)
-            return Pending(request, record, deadline, found, flight, alias=alias, leave=leave)
+            return pending(found, flight, leave=leave)
         failed = self._failed_renewals.includes(key, found.created)
-        return Pending(
-            *(request, record, deadline, found, flight),
-            revalidates=True,
-            renewal_failed=failed,
-            alias=alias,
-        )
+        return pending(found, flight, revalidates=True, renewal_failed=failed)
 
     def warm(self, request: RecommendationRequest, *, renew_before: float = 0.0) -> Warming:
         """Let the answer to a request be computed before anyone asks, unless it is there.
@@ -270,11 +283,13 @@ class Recommender:
             BadRequest: The request cannot be answered as it is.
             Unavailable: The model cannot answer now.
         """
-        lease = self._live.lease(request.model_name, request.user_id, request.alias)
+        terms = self._terms_of(request)
+        lease = self._lease(request, terms)
+        assert lease is not None, "only who must not wait is told so"
         try:
             version, depth = lease.version, self._depth_for(request)
             row = None if request.features is None else version.layout.row(request.features)
-            entry, scopes = self._entry(request, version, row)
+            entry, scopes = self._entry(request, version, row, terms.name)
             key = in_generation(entry, self._generations.of(scopes, entry))
             since = self._computations.moment()
             known = self._levels.known(key)
@@ -293,6 +308,7 @@ class Recommender:
                 Urgency(Priority.WARM_UP, self._clock() + timeout),
                 since=since,
                 renewed=None,
+                freshness=terms.freshness,
                 replaces=None if known is None else known.created,
             )
             return Warming(
@@ -321,20 +337,45 @@ class Recommender:
             BadRequest: The request cannot be answered as it is.
             ModelNotReady: The model is not live in this process.
         """
-        lease = self._live.lease(request.model_name, request.user_id, request.alias)
+        terms = self._terms_of(request)
+        lease = self._lease(request, terms)
+        assert lease is not None, "only an event loop is told so"
         try:
             layout = lease.version.layout
             row = None if request.features is None else layout.row(request.features)
-            entry, scopes = self._entry(request, lease.version, row)
+            entry, scopes = self._entry(request, lease.version, row, terms.name)
             return in_generation(entry, self._generations.of(scopes, entry))
         finally:
             lease.release()
+
+    def _terms_of(self, request: RecommendationRequest) -> SegmentTerms:
+        """Return the terms of the user's segment."""
+        try:
+            plan = self._plan_of(request.user_id)
+        except TypeError:  # it is no user id at all, as the key will say
+            plan = None
+        return _EVERYONE if plan is None else plan.terms
+
+    def _lease(
+        self, request: RecommendationRequest, terms: SegmentTerms, *, at_once: bool = False
+    ) -> Lease | None:
+        """Return a lease on the version that answers; None, ``at_once``: the database says why.
+
+        A segment's alias answers who asks for none, if the model has it.
+        """
+        if terms.alias and not request.alias:
+            lease = self._live.find(request.model_name, request.user_id, terms.alias)
+            if lease is not None:
+                return lease
+        asked = request.model_name, request.user_id, request.alias
+        return self._live.find(*asked) if at_once else self._live.lease(*asked)
 
     def _entry(
         self,
         request: RecommendationRequest,
         version: LiveVersion,
         row: Row | None,
+        segment: str,
     ) -> tuple[str, Sequence[str]]:
         """Return a request's cache key without its generation, and the scopes of that."""
         record = version.record
@@ -343,7 +384,7 @@ class Recommender:
             model_name=record.model_name,
             version=record.version,
             fingerprint=version.fingerprint,
-            segment=SEGMENT,
+            segment=segment,
             user_id=request.user_id,
             context=request.context,
             features_digest="" if row is None else digest_features(row),
@@ -353,7 +394,7 @@ class Recommender:
             user_id=request.user_id,
             model_name=record.model_name,
             version=record.version,
-            segment=SEGMENT,
+            segment=segment,
             tags=tags_of(request.context) if request.context else (),
         )
         return entry, scopes
@@ -390,13 +431,13 @@ class Recommender:
         self, request: RecommendationRequest, pending: Pending | RecserveError, started: float
     ) -> Recommendation | RecserveError:
         """Return the answer, or a fallback's answer, or the error; count it. It may wait."""
-        result, lookup = self._outcome(pending)
+        result, lookup, segment = self._outcome(request, pending)
         if isinstance(result, Unavailable):
             stand_in = self._fallback(request, result)
             result = result if stand_in is None else replace(stand_in, degraded=True)
         if request.explain:
-            result = self._explained(pending, result)
-        return self._counted(request, result, lookup, started)
+            result = self._explained(pending, result, segment)
+        return self._counted(request, result, lookup, segment, started)
 
     def finish_at_once(
         self, request: RecommendationRequest, pending: Pending | RecserveError, started: float
@@ -405,15 +446,18 @@ class Recommender:
 
         For an event loop: call it when ``pending`` waits for nothing, or its deadline has come.
         """
-        result, lookup = self._outcome(pending)
+        result, lookup, segment = self._outcome(request, pending)
         if isinstance(result, Unavailable):
             return functools.partial(self.finish, request, pending, started)
         if request.explain:
-            result = self._explained(pending, result)
-        return self._counted(request, result, lookup, started)
+            result = self._explained(pending, result, segment)
+        return self._counted(request, result, lookup, segment, started)
 
     def _explained(
-        self, pending: Pending | RecserveError, result: Recommendation | RecserveError
+        self,
+        pending: Pending | RecserveError,
+        result: Recommendation | RecserveError,
+        segment: str,
     ) -> Recommendation | RecserveError:
         """Return an answer with how it came about; an error as it is."""
         if isinstance(result, RecserveError):
@@ -424,30 +468,34 @@ class Recommender:
                 age = self._levels.age(pending.found)
             elif result.source == "model" and pending.flight is not None:
                 batch = pending.flight.note
-        return replace(result, explanation=Explanation(SEGMENT, age, batch))
+        return replace(result, explanation=Explanation(segment, age, batch))
 
     def _outcome(
-        self, pending: Pending | RecserveError
-    ) -> tuple[Recommendation | RecserveError, str | None]:
-        """Return what came of a request, and how its look-up ended, if there was one."""
+        self, request: RecommendationRequest, pending: Pending | RecserveError
+    ) -> tuple[Recommendation | RecserveError, str | None, str]:
+        """Return what came of a request, how its look-up ended, if there was one, and its segment.
+
+        The segment is the one it was looked up in, though the user may have moved since.
+        """
         result: Recommendation | RecserveError
         if isinstance(pending, RecserveError):
-            return pending, None
+            return pending, None, self._terms_of(request).name
         try:
             result = pending.result(self._clock())
         except RecserveError as error:
             result = error
-        return result, _lookup(result)
+        return result, _lookup(result), pending.segment
 
     def _counted(
         self,
         request: RecommendationRequest,
         result: Recommendation | RecserveError,
         lookup: str | None,
+        segment: str,
         started: float,
     ) -> Recommendation | RecserveError:
         self._counts.count(
-            request.model_name, result, self._clock() - started, segment=SEGMENT, lookup=lookup
+            request.model_name, result, self._clock() - started, segment=segment, lookup=lookup
         )
         if (
             self._asked is not None
