@@ -23,13 +23,33 @@ from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
+from cache_app.core.keys import segment_of
 from cache_app.core.levels import Levels, Stored
 from cache_app.core.memory import MemoryLevel
+from cache_app.core.partitions import PartitionedMemory, Share
 from plugins.eviction.builtin import recserve_eviction_policies
 
 TTL = 3600.0
 BARS = {"lru": 0.75, "ttl": 0.2}
 """Bars of the default policy (SIEVE), as ratios to cachetools' caches."""
+
+
+PARTS = {"L1 sieve, in one piece": 0, "L1 sieve, a share of it": 1}
+"""L1 as it is served: how many segments have a share of it."""
+
+
+def _parts(policy: Callable[..., Any], keys: list[str], segments: int) -> PartitionedMemory:
+    """Return a full L1; where it is divided, all keys are of the segment that has half of it."""
+    level = PartitionedMemory(
+        lambda capacity, _: memory_level(policy, capacity),
+        capacity=2 * len(keys),
+        part_of=segment_of,
+    )
+    level.divide({"all": Share(0.5)} if segments else {})
+    for key in keys:
+        level.put(key, Stored(object(), 0.0, time.time() + TTL))
+    level.settle(len(keys))
+    return level
 
 
 def memory_level(policy: Callable[..., Any], size: int) -> MemoryLevel:
@@ -63,6 +83,7 @@ def contestants(
         found[f"L1 {name} ({policy.hit_mode})"] = level.get  # type: ignore[attr-defined]
         if name == "sieve":
             found["Levels.find over L1 sieve"] = Levels([level]).find
+            found |= {name: _parts(policy, keys, n).get for name, n in PARTS.items()}
     return found
 
 

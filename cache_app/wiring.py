@@ -6,8 +6,9 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from django.db import DatabaseError
 
@@ -23,10 +24,11 @@ from cache_app.conf import (
 from cache_app.core.breaker import Breaker, GuardedLevel
 from cache_app.core.codec import Codec, CodecStats
 from cache_app.core.generations import Generations
-from cache_app.core.keys import in_namespace
+from cache_app.core.keys import in_namespace, in_segment, segment_of
 from cache_app.core.lease_waits import LeaseWaits
-from cache_app.core.levels import Level, Levels, Stored
+from cache_app.core.levels import Level, Levels, LevelStats, Stored
 from cache_app.core.memory import MemoryLevel
+from cache_app.core.partitions import PartitionedMemory, Share
 from cache_app.core.tiers import TIERS
 from cache_app.embedded_level import EmbeddedLevel
 from cache_app.epoch_authority import EpochAuthority
@@ -44,7 +46,7 @@ from plugins.errors import LevelUnavailable
 
 _lock = threading.Lock()
 _levels: Levels | None = None
-_in_memory: MemoryLevel | None = None
+_in_memory: PartitionedMemory | None = None
 _leases: LeaseWaits | None = None
 _closings: list[Callable[[], None]] = []
 """What frees the levels' files and connections."""
@@ -63,6 +65,9 @@ _ENTRY_BYTES = 350
 """What L1 counts for an entry besides its encoded value. Key, entry, instants, an empty ranking and
 the place in the dict take 300 to 395 bytes beyond the encoding by policy, and 585 with ``gdsf``
 (tracemalloc, 5,000 entries, CPython 3.11)."""
+
+_MOVES = 5000
+"""Entries that one call of `settle_l1` moves; some 10 µs each."""
 
 _LOOK_SECONDS = 30.0
 """Seconds between two looks for new dictionaries."""
@@ -204,6 +209,33 @@ def on_generation(namespace: str, old: int, new: int) -> None:
         logger.exception("The eviction policy of L1 failed to age")
 
 
+def divide_l1(shares: Mapping[str, Share]) -> None:
+    """Give segments shares of L1; what is in it moves with the next calls of `settle_l1`.
+
+    Args:
+        shares: By the segments' names.
+
+    Raises:
+        PluginError: A policy cannot be made; nothing has changed.
+    """
+    get_levels()
+    assert _in_memory is not None, "get_levels makes it"
+    _in_memory.divide({in_segment(name): share for name, share in shares.items()})
+
+
+def settle_l1() -> None:
+    """Move some entries to where they belong since shares have changed; for a background thread."""
+    if _in_memory is not None:
+        _in_memory.settle(_MOVES)
+
+
+def l1_partitions() -> dict[str, LevelStats]:
+    """Return the counts of each share of L1 by its segment, and of ``all`` others."""
+    get_levels()
+    assert _in_memory is not None, "get_levels makes it"
+    return {unquote(name): stats for name, stats in _in_memory.partitions().items()}
+
+
 def start() -> None:
     """Begin to hear of other hosts' invalidations, on a thread. Called once, by who serves."""
     get_generations()
@@ -261,25 +293,31 @@ def reset() -> None:
 def _build() -> Levels:
     global _in_memory  # noqa: PLW0603  (one cache per process)
     settings = cache_settings()
-    policy_factory = functools.partial(
-        get_registry().eviction_policies.create, settings.l1_policy, settings.l1_options
-    )
     below = _levels_below(settings)
     names = ["l1", *(level.name for level in below)]
     size_of = _sizer()
-    _in_memory = in_memory = MemoryLevel(
-        policy_factory,
-        capacity=settings.l1_max_bytes or settings.l1_capacity,
-        weigh=None
-        if settings.l1_max_bytes is None
-        else lambda value: size_of(value) + _ENTRY_BYTES,
-        tiers=settings.tiers,
-        admission=lambda: [
-            get_registry().admission_filters.create(name, options)
-            for name, options in settings.l1_admission
-        ],
-        keeps=[tier for tier in TIERS if "l1" in settings.tiers.held_by(tier, names)],
-        size_of=size_of,
+
+    def make(capacity: int, share: Share | None) -> MemoryLevel:
+        policy, options = settings.l1_policy, settings.l1_options
+        if share is not None and share.policy:
+            policy, options = share.policy, share.options
+        return MemoryLevel(
+            functools.partial(get_registry().eviction_policies.create, policy, options),
+            capacity=capacity,
+            weigh=None
+            if settings.l1_max_bytes is None
+            else lambda value: size_of(value) + _ENTRY_BYTES,
+            tiers=settings.tiers,
+            admission=lambda: [
+                get_registry().admission_filters.create(name, options)
+                for name, options in settings.l1_admission
+            ],
+            keeps=[tier for tier in TIERS if "l1" in settings.tiers.held_by(tier, names)],
+            size_of=size_of,
+        )
+
+    _in_memory = in_memory = PartitionedMemory(
+        make, capacity=settings.l1_max_bytes or settings.l1_capacity, part_of=segment_of
     )
     return Levels([in_memory, *below], tiers=settings.tiers, tier_of=in_memory.tier_of)
 

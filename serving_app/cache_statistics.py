@@ -46,11 +46,16 @@ def cache_statistics(model_name: str | None = None) -> dict[str, Any]:
         counted["hit_rate"] = _rate(counted["hits"], counted["misses"])
         if name in statistics.codecs:
             counted["codec"] = _codec(statistics.codecs[name])
+    partitions = process_statistics.partitions_of_all(process_statistics.own_partitions(), told)
     return {
         "process": process_name(),
         "processes": sorted([process_name(), *(row.process for row in told)]),
         "namespace": cache_settings().namespace,
         "levels": levels,
+        "l1_segments": {
+            name: {**counted, "hit_rate": _rate(counted["hits"], counted["misses"])}
+            for name, counted in sorted(partitions.items())
+        },
         "models": {name: _model(stats) for name, stats in sorted(models.items())},
         "negative": dataclasses.asdict(statistics.negative),
         "leases": statistics.leases and dataclasses.asdict(statistics.leases),

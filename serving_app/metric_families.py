@@ -72,6 +72,18 @@ _ALL = (
     ),
     Family("recserve_cache_l1_entries", "gauge", "Entries of L1, in all processes."),
     Family(
+        "recserve_lookups_total",
+        "counter",
+        "How look-ups in the cache ended, by the user's segment: at a level, miss or negative.",
+        ("model", "segment", "result"),
+    ),
+    Family(
+        "recserve_segment_l1_entries",
+        "gauge",
+        "Entries of L1 by the segment that has a share of it, in all processes; all: the others.",
+        ("segment",),
+    ),
+    Family(
         "recserve_cache_level_up",
         "gauge",
         "1 while every process reaches the level, else 0.",
@@ -165,6 +177,7 @@ def collected(
     *,
     process: str,
     activity_dropped: int = 0,
+    partitions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Samples:
     """Return the samples of one process, those of engines in other processes left out."""
     samples: Samples = {name: {} for name in FAMILIES}
@@ -180,6 +193,9 @@ def collected(
         samples["recserve_stale_answers_total"][(model,)] = stats.stale
         samples["recserve_degraded_answers_total"][(model,)] = stats.degraded
         samples["recserve_request_duration_seconds"][(model,)] = latencies(stats.seconds)
+        for segment, ends in stats.lookups.items():
+            for result, n in ends.items():
+                samples["recserve_lookups_total"][model, segment, result] = n
     for model, numbers in statistics.versions.items():
         for number, version in numbers.items():
             labels = (model, str(number))
@@ -189,6 +205,8 @@ def collected(
                 _of_version(samples, labels, BatcherStats.merged(own))
     for level, counts in levels.items():
         _of_level(samples, level, counts)
+    for segment, counts in (partitions or {}).items():
+        samples["recserve_segment_l1_entries"][(segment,)] = counts["entries"]
     for key, n in http.counts().items():
         samples["recserve_http_requests_total"][key] = n
     for route, seconds in http.seconds().items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from cache_app.wiring import codec_stats, get_leases, get_levels
+from cache_app.wiring import codec_stats, get_leases, get_levels, l1_partitions
 from serving_app.core.live_models import LiveModels
 from serving_app.core.recommender import Recommender
 from serving_app.core.shadow import Shadows
@@ -52,12 +52,29 @@ def own_cache() -> dict[str, dict[str, Any]]:
     return {name: dataclasses.asdict(stats) for name, stats in get_levels().stats().items()}
 
 
+def own_partitions() -> dict[str, dict[str, int]]:
+    """Return what this process counted of each segment's share of L1, and of the rest, ``all``."""
+    return {
+        name: {key: getattr(stats, key) for key in _OF_PARTITIONS}
+        for name, stats in l1_partitions().items()
+    }
+
+
+_OF_PARTITIONS = ("hits", "misses", "insertions", "evictions", "entries", "weight", "capacity")
+_PARTITIONS = "l1_segments"
+"""Under which they stand among the levels that a process tells."""
+
+
 def tell(process: str, statistics: Statistics) -> None:
     """Let the other processes know of this one's statistics; forget those that are gone."""
     now = timezone.now()
     ProcessStatistics.objects.update_or_create(
         process=process,
-        defaults={"seen": now, "serving": statistics.as_json(), "cache": own_cache()},
+        defaults={
+            "seen": now,
+            "serving": statistics.as_json(),
+            "cache": {**own_cache(), _PARTITIONS: own_partitions()},
+        },
     )
     ProcessStatistics.objects.filter(seen__lt=now - timedelta(seconds=GONE)).delete()
 
@@ -101,4 +118,17 @@ def cache_of_all(
                 shared = name != "l1" and key in _SHARED
                 if isinstance(value, int) and not isinstance(value, bool) and not shared:
                     summed[name][key] = summed[name].get(key, 0) + value
+    return summed
+
+
+def partitions_of_all(
+    partitions: Mapping[str, Mapping[str, int]], told: Sequence[ProcessStatistics]
+) -> dict[str, dict[str, int]]:
+    """Return the counts of each segment's share of L1, summed over this process and the others."""
+    summed = {name: dict(counts) for name, counts in partitions.items()}
+    for row in told:
+        for name, counts in row.cache.get(_PARTITIONS, {}).items():
+            into = summed.setdefault(name, dict.fromkeys(_OF_PARTITIONS, 0))
+            for key in _OF_PARTITIONS:
+                into[key] += counts.get(key, 0)
     return summed

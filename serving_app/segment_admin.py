@@ -27,14 +27,14 @@ class ConditionInline(theme.TabularInline):  # type: ignore[misc]  # theme has n
 class SegmentAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Segments."""
 
-    list_display = ("name", "order", "enabled", "rule_in_words", "members_link", "ttl", "alias")
+    list_display = ("name", "order", "enabled", "rule_in_words", "members_link", "share", "ttl")
     list_editable = ("order",)
     list_filter = ("enabled",)
     search_fields = ("name", "description")
     inlines = (ConditionInline,)
     fieldsets = (
         (None, {"fields": ("name", "description", "order", "enabled")}),
-        (_("Cache"), {"fields": ("ttl",)}),
+        (_("Cache"), {"fields": ("share", "policy", "policy_options", "ttl")}),
         (_("Model"), {"fields": ("alias",)}),
     )
 

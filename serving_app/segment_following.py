@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from django.db import DatabaseError
 
 from cache_app.core.freshness import Freshness
+from cache_app.core.partitions import Share
+from plugins import PluginError
 from serving_app.core.segment_table import SegmentTable, SegmentTerms
 from serving_app.segment_facts import user_id
 from serving_app.segment_models import Segment, SegmentEvaluation, SegmentMember
@@ -23,11 +26,18 @@ class SegmentFollower:
     Args:
         table: What it keeps.
         freshness: How long answers are fresh where a segment says nothing else.
+        divide: Gives segments, by their names, their shares of L1.
     """
 
-    def __init__(self, table: SegmentTable, freshness: Freshness) -> None:
+    def __init__(
+        self,
+        table: SegmentTable,
+        freshness: Freshness,
+        divide: Callable[[Mapping[str, Share]], None],
+    ) -> None:
         self._table = table
         self._freshness = freshness
+        self._divide = divide
         self._edited = self._turn = -1
         self._warned = False
 
@@ -44,10 +54,12 @@ class SegmentFollower:
             state = (-1, -1)
             if self._edited != -1:
                 self._table.define({})
+                self._give_shares([])
         edited, turn = state
         if edited != self._edited:
             rows = {row.pk: row for row in Segment.objects.filter(enabled=True)}
             new = self._table.define({pk: self._terms(row) for pk, row in rows.items()})
+            self._give_shares(rows.values())
             self._edited = edited
             if new:
                 self._load(segment__in=new)
@@ -60,6 +72,17 @@ class SegmentFollower:
         if self._table.refused and not self._warned:
             self._warned = True
             logger.warning("Some users are in no segment here: %s are held", len(self._table))
+
+    def _give_shares(self, rows: Iterable[Segment]) -> None:
+        shares = {
+            row.name: Share(row.share, row.policy, row.policy_options)
+            for row in rows
+            if row.share is not None
+        }
+        try:
+            self._divide(shares)
+        except PluginError as error:
+            logger.warning("The shares of L1 stay as they were: %s", error)
 
     def _load(self, **which: object) -> None:
         rows = SegmentMember.objects.filter(**which).order_by()

@@ -231,6 +231,7 @@ def _look_around(
         payload_log.flush()
         activity.flush()
         segments.refresh()
+        cache_wiring.settle_l1()
         refresh_dictionaries()
         if trainer is not None:
             trainer.consider()
@@ -272,6 +273,7 @@ def _tell_metrics(own: Statistics, activity: ActivityLog) -> None:
             HTTP,
             process=process,
             activity_dropped=activity.dropped,
+            partitions=process_statistics.own_partitions(),
         )
     )
 
@@ -352,7 +354,7 @@ def _build() -> Serving:
         look_around=_look_around(
             Trainer() if cache.train_dictionaries else None,
             activity,
-            SegmentFollower(segments, cache.freshness),
+            SegmentFollower(segments, cache.freshness, cache_wiring.divide_l1),
         ),
         tell=functools.partial(_tell, live, recommender, shadows, activity),
         sign_off=functools.partial(_sign_off, activity),

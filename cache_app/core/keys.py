@@ -32,8 +32,10 @@ __all__ = [
     "entry_of",
     "in_generation",
     "in_namespace",
+    "in_segment",
     "matcher",
     "recommendation_key",
+    "segment_of",
     "tags_of",
 ]
 
@@ -46,7 +48,7 @@ LONGEST_NAME = 100
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 _NONE = "-"
-_MODEL, _VERSION, _USER, _PARTS = 1, 2, 4, 8
+_MODEL, _VERSION, _SEGMENT, _USER, _PARTS = 1, 2, 3, 4, 8
 _INT = re.compile(r"0|-?[1-9][0-9]*")
 
 
@@ -114,6 +116,17 @@ def entry_of(key: str) -> str:
             f"generation; {key[:100]!r} does not."
         )
     return ":".join(parts[: _PARTS - 1])
+
+
+def segment_of(key: str) -> str:
+    """Return the segment in a key, as it is written there; empty if the key has none."""
+    parts = key.split(":", _SEGMENT + 1)
+    return parts[_SEGMENT] if len(parts) > _SEGMENT else ""
+
+
+def in_segment(segment: str) -> str:
+    """Return how a segment is written in keys."""
+    return quote(segment, safe="")
 
 
 def tags_of(context: Mapping[str, Any]) -> Sequence[str]:

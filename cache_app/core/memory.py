@@ -152,6 +152,15 @@ class MemoryLevel:
     def __len__(self) -> int:
         return len(self._entries) - self._ghosts
 
+    def resident_keys(self) -> list[str]:
+        """Return the keys of the residents; O(entries)."""
+        return [key for key, entry in list(self._entries.items()) if entry.expires != GHOST]
+
+    @property
+    def weight(self) -> int:
+        """What the residents weigh together."""
+        return self._weight
+
     # --- Storing ---
 
     def put(self, key: str, stored: Stored, origin: InsertOrigin = "miss") -> None:

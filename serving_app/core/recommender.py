@@ -184,7 +184,10 @@ class Recommender:
     ) -> Pending | Callable[[], Pending | RecserveError]:
         """Look up, and compute; ``since``: the quick levels were asked then, and had nothing."""
         terms = self._terms_of(request)
-        lease = self._lease(request, terms, at_once=at_once)
+        lease = self._lease_by(terms, request) if terms.alias else None
+        if lease is None:
+            asked = request.model_name, request.user_id, request.alias
+            lease = self._live.find(*asked) if at_once else self._live.lease(*asked)
         if lease is None:  # why, the database says
             return functools.partial(self.start, request, now)
         try:
@@ -338,8 +341,9 @@ class Recommender:
             ModelNotReady: The model is not live in this process.
         """
         terms = self._terms_of(request)
-        lease = self._lease(request, terms)
-        assert lease is not None, "only an event loop is told so"
+        lease = self._lease_by(terms, request) or self._live.lease(
+            request.model_name, request.user_id, request.alias
+        )
         try:
             layout = lease.version.layout
             row = None if request.features is None else layout.row(request.features)
@@ -352,23 +356,15 @@ class Recommender:
         """Return the terms of the user's segment."""
         try:
             plan = self._plan_of(request.user_id)
-        except TypeError:  # it is no user id at all, as the key will say
+        except TypeError:  # it is no user id, as the key will say
             plan = None
         return _EVERYONE if plan is None else plan.terms
 
-    def _lease(
-        self, request: RecommendationRequest, terms: SegmentTerms, *, at_once: bool = False
-    ) -> Lease | None:
-        """Return a lease on the version that answers; None, ``at_once``: the database says why.
-
-        A segment's alias answers who asks for none, if the model has it.
-        """
-        if terms.alias and not request.alias:
-            lease = self._live.find(request.model_name, request.user_id, terms.alias)
-            if lease is not None:
-                return lease
-        asked = request.model_name, request.user_id, request.alias
-        return self._live.find(*asked) if at_once else self._live.lease(*asked)
+    def _lease_by(self, terms: SegmentTerms, request: RecommendationRequest) -> Lease | None:
+        """Return a lease by the segment's alias; None: another was asked for, or there is none."""
+        if not terms.alias or request.alias:
+            return None
+        return self._live.find(request.model_name, request.user_id, terms.alias)
 
     def _entry(
         self,

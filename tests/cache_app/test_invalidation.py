@@ -53,7 +53,7 @@ def test_the_policy_of_l1_ages_when_many_keys_are_retired(
     wiring.get_levels()
     wiring.get_generations().of(SCOPES)
     monkeypatch.setattr(
-        wiring._in_memory._policy, "on_generation", lambda *args: heard.append(args)
+        wiring._in_memory._rest.level._policy, "on_generation", lambda *args: heard.append(args)
     )
     with django_capture_on_commit_callbacks(execute=True):
         invalidate(user_id="u")
@@ -63,7 +63,7 @@ def test_the_policy_of_l1_ages_when_many_keys_are_retired(
         with django_capture_on_commit_callbacks(execute=True):
             epoch = invalidate(**each)
         assert heard.pop() == ("recserve", epoch - 1, epoch)
-    monkeypatch.setattr(wiring._in_memory._policy, "on_generation", lambda: None)
+    monkeypatch.setattr(wiring._in_memory._rest.level._policy, "on_generation", lambda: None)
     with django_capture_on_commit_callbacks(execute=True):
         epoch = invalidate()
     assert wiring.get_generations().of(SCOPES) == str(epoch)

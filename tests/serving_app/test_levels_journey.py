@@ -45,7 +45,7 @@ request = RecommendationRequest(
 seen = []
 for _ in range(given["times"]):
     answer = wiring.get_recommender().recommend(request)
-    (key,) = {key for level in get_levels()._levels[:1] for key in level._entries}
+    (key,) = {key for level in get_levels()._levels[:1] for key in level.resident_keys()}
     found = get_levels().find(key)
     seen.append([answer.source, list(answer.items), list(answer.scores), found.expires])
 print(json.dumps([seen, key]))

@@ -8,15 +8,17 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
 
 from cache_app.invalidation import invalidate
 from cache_app.models import Invalidation
 from plugins import RecommendationRequest
-from serving_app import promotion, registration, wiring
+from serving_app import process_statistics, promotion, registration, wiring
 from serving_app.activity import add_counts, record_events
 from serving_app.activity_models import ActivityCount, Event
 from serving_app.core.activity import Asked, Counted, NewEvent
 from serving_app.core.segment_rules import choose
+from serving_app.models import ProcessStatistics
 from serving_app.segment_conf import SegmentSettings, segment_settings
 from serving_app.segment_evaluation import Evaluator, prune, rules
 from serving_app.segment_facts import facts_of
@@ -355,6 +357,78 @@ def test_invalidations_are_remembered_for_as_long_as_a_segments_answers_live(set
     Invalidation.objects.filter(scope="u:u").update(at=timezone.now() - timedelta(seconds=10_100))
     invalidate(user_id="w")
     assert not Invalidation.objects.filter(scope="u:u").exists()
+
+
+def capacities():
+    return {name: part["capacity"] for name, part in process_statistics.own_partitions().items()}
+
+
+def test_shares_of_l1_follow_the_database(live_model, evaluator, time, settings, caplog):
+    settings.RECSERVE = {**settings.RECSERVE, "CACHE": {"L1": {"CAPACITY": 10}}}
+    wiring.stop()
+    follow()
+    row = segment("power", ("requests", "ge", 10), share=0.5, policy="lru")
+    for n in range(5):
+        seen(f"p{n}", time.now, 12)
+    evaluator.evaluate()
+    follow()
+    assert capacities() == {"all": 5, "power": 5}
+    for n in range(5):
+        explained(f"p{n}")
+    for n in range(50):
+        explained(f"stranger {n}")
+    assert [explained(f"p{n}") for n in range(5)] == [("power", "l1")] * 5
+
+    row.share = 0.3
+    row.policy = ""
+    row.save()
+    follow()
+    assert capacities() == {"all": 7, "power": 3}
+    assert [explained(f"p{n}")[1] for n in (2, 3, 4)] == ["l1"] * 3, "they moved along"
+    Segment.objects.update(policy="gone")
+    SegmentEvaluation.edit()
+    follow()
+    assert capacities() == {"all": 7, "power": 3}
+    assert "stay as they were" in caplog.text
+    row.delete()
+    follow()
+    assert capacities() == {"all": 10, "power": 0}
+
+
+def test_statistics_and_metrics_tell_segments_apart(live_model, evaluator, time, client_as):
+    segment("power", ("requests", "ge", 10), share=0.2)
+    seen("u", time.now, 12)
+    evaluator.evaluate()
+    follow()
+    explained(), explained(), explained("v")
+    client = client_as("operate")
+    stats = client.get("/api/v1/cache/stats").json()
+    by_segment = stats["models"]["default"]["segments"]
+    assert {name: (each["hits"], each["misses"]) for name, each in by_segment.items()} == {
+        "power": (1, 1),
+        "all": (0, 1),
+    }
+    share = stats["l1_segments"]["power"]
+    assert (share["entries"], share["capacity"], share["hit_rate"]) == (1, 20_000, 0.5)
+    ProcessStatistics.objects.create(
+        process="other",
+        seen=timezone.now(),
+        serving={},
+        cache={"l1_segments": {"power": {"hits": 7, "entries": 2}, "new": {"misses": 3}}},
+    )
+    merged = client.get("/api/v1/cache/stats").json()["l1_segments"]
+    assert (merged["power"]["hits"], merged["power"]["entries"]) == (8, 3)
+    assert merged["new"]["misses"] == 3
+    families = text_string_to_metric_families(client.get("/metrics").content.decode())
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+        if "segment" in sample.labels
+    }
+    assert found["recserve_lookups_total", "default", "l1", "power"] == 1
+    assert found["recserve_lookups_total", "all", "default", "miss"] == 1
+    assert found["recserve_segment_l1_entries", "power"] == 1
 
 
 # --- What is refused ---------------------------------------------------------------------------
