@@ -13,11 +13,20 @@ from serving_app.access_conf import access_settings
 from serving_app.activity_conf import activity_settings
 from serving_app.conf import serving_settings
 from serving_app.log_conf import log_settings
+from serving_app.rollup_conf import rollup_settings
 from serving_app.segment_conf import segment_settings
 from serving_app.warmup_conf import warmup_settings
 
 PARTS = {
-    *("ACCESS", "ACTIVITY", "CACHE", "LOGGING", "PLUGINS", "SEGMENTS", "SERVING", "WARM_UP"),
+    "ACCESS",
+    "ACTIVITY",
+    "CACHE",
+    "LOGGING",
+    "PLUGINS",
+    "ROLLUPS",
+    "SEGMENTS",
+    "SERVING",
+    "WARM_UP",
 }
 """The keys of ``RECSERVE``; each app reads its own."""
 
@@ -39,6 +48,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         log_settings()
         warmup_settings()
         segment_settings()
+        rollup_settings()
         serving = serving_settings()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="serving_app.E001")]

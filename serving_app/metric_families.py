@@ -9,6 +9,7 @@ from typing import Any
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.http_counts import HttpCounts
 from serving_app.core.metrics import LATENCY_BOUNDS, Buckets, Family, Samples, latencies
+from serving_app.core.request_counts import RecommenderStats
 from serving_app.core.statistics import Statistics
 from serving_app.core.warmup_counts import WARM_UP
 
@@ -186,16 +187,7 @@ def collected(
     for family, of_schedules in WARM_UP.samples().items():
         samples[family].update(of_schedules)
     for model, stats in statistics.models.items():
-        for source, n in stats.by_source.items():
-            samples["recserve_requests_total"][model, source] = n
-        for error, n in stats.errors.items():
-            samples["recserve_request_errors_total"][model, error] = n
-        samples["recserve_stale_answers_total"][(model,)] = stats.stale
-        samples["recserve_degraded_answers_total"][(model,)] = stats.degraded
-        samples["recserve_request_duration_seconds"][(model,)] = latencies(stats.seconds)
-        for segment, ends in stats.lookups.items():
-            for result, n in ends.items():
-                samples["recserve_lookups_total"][model, segment, result] = n
+        _of_model(samples, model, stats)
     for model, numbers in statistics.versions.items():
         for number, version in numbers.items():
             labels = (model, str(number))
@@ -228,6 +220,19 @@ def of_engines_elsewhere(statistics: Statistics, *, process: str) -> dict[str, S
 
 def _is_in(process: str, engine: str) -> bool:
     return engine.startswith(f"{process}/")
+
+
+def _of_model(samples: Samples, model: str, stats: RecommenderStats) -> None:
+    for source, n in stats.by_source.items():
+        samples["recserve_requests_total"][model, source] = n
+    for error, n in stats.errors.items():
+        samples["recserve_request_errors_total"][model, error] = n
+    samples["recserve_stale_answers_total"][(model,)] = stats.stale
+    samples["recserve_degraded_answers_total"][(model,)] = stats.degraded
+    samples["recserve_request_duration_seconds"][(model,)] = latencies(stats.seconds)
+    for segment, ends in stats.lookups.items():
+        for result, n in ends.items():
+            samples["recserve_lookups_total"][model, segment, result] = n
 
 
 def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) -> None:

@@ -18,6 +18,7 @@ from serving_app import (  # noqa: F401  (Django looks for every model here)
     activity_models,
     metric_models,
     payload_models,
+    rollup_models,
     segment_models,
     warmup_models,
 )

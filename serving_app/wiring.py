@@ -43,6 +43,8 @@ from serving_app.metrics import Teller
 from serving_app.models import Alias, ModelVersion, ServedModel
 from serving_app.reconciler import Reconciler, process_name
 from serving_app.request_log import HTTP
+from serving_app.rollup_conf import rollup_settings
+from serving_app.rollup_writer import RollupWriter
 from serving_app.segment_conf import segment_settings
 from serving_app.segment_evaluation import EvaluationThread, Evaluator
 from serving_app.segment_following import SegmentFollower
@@ -69,6 +71,7 @@ class Serving:
     """The segments of users."""
     evaluation: EvaluationThread | None
     """Decides who belongs to which segment; None: other processes do."""
+    rollups: RollupWriter
 
 
 logger = logging.getLogger(__name__)
@@ -278,21 +281,58 @@ def _tell_metrics(own: Statistics, activity: ActivityLog) -> None:
     )
 
 
+def roll_up(*, at_once: bool = False) -> None:
+    """Add what this process counted to the rollups, if it is time for that."""
+    serving = get_serving()
+    own = process_statistics.own(serving.live, serving.recommender, serving.shadows)
+    _roll_up(serving.live, serving.host, serving.rollups, own, at_once=at_once)
+
+
+def _roll_up(
+    live: LiveModels,
+    host: HostClient | None,
+    rollups: RollupWriter,
+    own: Statistics,
+    *,
+    at_once: bool = False,
+) -> None:
+    routes, runs = live.routes(), host is None or host.state() != "away"
+    wanted = Alias.objects.filter(name=PRODUCTION).values_list("model__name", flat=True)
+    rollups.tell(
+        own,
+        process_statistics.own_cache(),
+        HTTP.counts(),
+        live={name: runs and PRODUCTION in routes.get(name, Routes()).aliases for name in wanted},
+        at_once=at_once,
+    )
+
+
 def _tell(
-    live: LiveModels, recommender: Recommender, shadows: Shadows, activity: ActivityLog
+    live: LiveModels,
+    recommender: Recommender,
+    shadows: Shadows,
+    activity: ActivityLog,
+    roll_up: Callable[..., None],
 ) -> None:
     """Let other processes know what this one counted, and judge roll-outs by what all did."""
     own = process_statistics.own(live, recommender, shadows)
     process_statistics.tell(process_name(), own)
     _tell_metrics(own, activity)
+    roll_up(own)
     rollout.evaluate()
 
 
-def _sign_off(activity: ActivityLog) -> None:
+def _sign_off(
+    live: LiveModels,
+    recommender: Recommender,
+    activity: ActivityLog,
+    roll_up: Callable[..., None],
+) -> None:
     process_statistics.forget(process_name())
     _teller.leave()
     payload_log.flush()
     activity.flush(at_once=True)
+    roll_up(process_statistics.own(live, recommender), at_once=True)
 
 
 def _build() -> Serving:
@@ -348,6 +388,8 @@ def _build() -> Serving:
         asked=activity.asked if counting.record else None,
         plan_of=segments.plan_of,
     )
+    rollups = RollupWriter(rollup_settings())
+    rolls_up = functools.partial(_roll_up, live, host, rollups)
     news = _open_news()
     reconciler = Reconciler(
         live,
@@ -356,8 +398,8 @@ def _build() -> Serving:
             activity,
             SegmentFollower(segments, cache.freshness, cache_wiring.divide_l1),
         ),
-        tell=functools.partial(_tell, live, recommender, shadows, activity),
-        sign_off=functools.partial(_sign_off, activity),
+        tell=functools.partial(_tell, live, recommender, shadows, activity, rolls_up),
+        sign_off=functools.partial(_sign_off, live, recommender, activity, rolls_up),
         open_version=opened,
         activated=_activated,
         interval=serving.reconcile_seconds,
@@ -371,7 +413,7 @@ def _build() -> Serving:
         evaluation = EvaluationThread(evaluator, grouping.evaluate_seconds)
     return Serving(
         *(live, recommender, reconciler, shadows, news, host, activity, warm_up),
-        *(segments, evaluation),
+        *(segments, evaluation, rollups),
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -18,6 +19,10 @@ from serving_app.registration import Draft, promote, register
 
 FEATURES = ("age", "visits", "spend")
 ITEMS = 20
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+hypothesis.settings.register_profile("recserve", deadline=None)
+hypothesis.settings.load_profile("recserve")
 
 # In a shell's background Ctrl-C is ignored, by all that tests start too; yet they send it.
 if (

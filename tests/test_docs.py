@@ -14,6 +14,7 @@ from serving_app.api.problems import STATUS, problem_of
 from serving_app.api.schema import CODES
 from serving_app.conf import ServingSettings
 from serving_app.log_conf import LogSettings
+from serving_app.rollup_conf import RollupSettings
 from serving_app.segment_conf import SegmentSettings
 from serving_app.warmup_conf import WarmupSettings
 from tests.journeys.conftest import ROOT
@@ -26,9 +27,8 @@ def text(name):
 def test_every_setting_is_documented():
     page = text("docs/settings.md")
     for settings in (
-        *(AccessSettings, ActivitySettings, LogSettings),
-        *(SegmentSettings, ServingSettings, CacheSettings, PluginSettings),
-        *(WarmupSettings,),
+        *(AccessSettings, ActivitySettings, CacheSettings, LogSettings, PluginSettings),
+        *(RollupSettings, SegmentSettings, ServingSettings, WarmupSettings),
     ):
         for field in dataclasses.fields(settings):
             name = field.name.upper()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -111,6 +112,8 @@ class Engine(Protocol[Result]):
 
 _numbers = itertools.count(1)
 """Of the engines of this process."""
+_began = secrets.token_hex(4)
+"""Tells the engines of this process from those of another that had its id before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ class LocalEngine(Generic[Result]):
         finish: Finish[Result],
     ) -> None:
         self._signature = record.signature
-        self.counted_by = f"{socket.gethostname()}:{os.getpid()}/{next(_numbers)}"
+        self.counted_by = f"{socket.gethostname()}:{os.getpid()}/{_began}-{next(_numbers)}"
         self._hosted = hosted
         self._layout = layout
         self._ranker = ranker

@@ -287,8 +287,9 @@ class Recommender:
             Unavailable: The model cannot answer now.
         """
         terms = self._terms_of(request)
-        lease = self._lease(request, terms)
-        assert lease is not None, "only who must not wait is told so"
+        lease = self._lease_by(terms, request) or self._live.lease(
+            request.model_name, request.user_id, request.alias
+        )
         try:
             version, depth = lease.version, self._depth_for(request)
             row = None if request.features is None else version.layout.row(request.features)

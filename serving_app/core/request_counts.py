@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from plugins import ModelNotFound, Recommendation, RecserveError
-from serving_app.core.latency import LatencyCounts, LatencyHistogram
+from serving_app.core.latency import BOUNDS, LatencyCounts
 
-__all__ = ["MISS", "NEGATIVE", "RecommenderStats", "RequestCounts"]
+__all__ = ["MISS", "NEGATIVE", "NO_LOOKUP", "RecommenderStats", "RequestCounts"]
 
 MISS = "miss"
 """A look-up after which the answer did not come out of the cache."""
 NEGATIVE = "negative"
 """A look-up after which the question was refused out of the cache."""
+NO_LOOKUP = "none"
+"""No look-up: the request was refused, or failed, before."""
+
+BySegment = dict[str, dict[str, LatencyCounts]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class RecommenderStats:
     lookups: dict[str, dict[str, int]] = field(default_factory=dict)
     """How look-ups in the cache ended, by the user's segment: the level that answered, fresh or
     stale, ``miss`` or ``negative``. A request that was refused before has none."""
+    durations: BySegment = field(default_factory=dict)
+    """``seconds``, by the user's segment and how the look-up ended, `NO_LOOKUP` included."""
 
     @classmethod
     def merged(cls, parts: Sequence[RecommenderStats]) -> RecommenderStats:
@@ -56,7 +63,32 @@ class RecommenderStats:
             errors=dict(errors),
             seconds=LatencyCounts.merged(part.seconds for part in parts),
             lookups={segment: dict(counted) for segment, counted in lookups.items()},
+            durations=_merged(part.durations for part in parts),
         )
+
+
+def _merged(parts: Iterable[Mapping[str, Mapping[str, LatencyCounts]]]) -> BySegment:
+    cells: defaultdict[str, defaultdict[str, list[LatencyCounts]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for part in parts:
+        for segment, by_lookup in part.items():
+            for lookup, seconds in by_lookup.items():
+                cells[segment][lookup].append(seconds)
+    return {
+        segment: {lookup: LatencyCounts.merged(each) for lookup, each in by_lookup.items()}
+        for segment, by_lookup in cells.items()
+    }
+
+
+class _Cell:
+    """Requests of one segment whose look-ups ended alike."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets: defaultdict[int, int] = defaultdict(int)
+        self.seconds = 0.0
 
 
 class _Counts:
@@ -65,9 +97,31 @@ class _Counts:
     def __init__(self) -> None:
         self.by_source: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self.stale = self.degraded = 0
-        self.seconds = LatencyHistogram()
-        self.lookups: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.stale = self.degraded = self.n = 0
+        self.average = 0.0
+        self.cells: defaultdict[tuple[str, str], _Cell] = defaultdict(_Cell)
+
+    def stats(self) -> RecommenderStats:
+        """Return them as plain values."""
+        durations: BySegment = {}
+        lookups: dict[str, dict[str, int]] = {}
+        for (segment, lookup), cell in self.cells.items():
+            buckets = dict(sorted(cell.buckets.items()))
+            counts = LatencyCounts(buckets, cell.seconds, self.average)
+            durations.setdefault(segment, {})[lookup] = counts
+            if lookup != NO_LOOKUP:
+                lookups.setdefault(segment, {})[lookup] = counts.count
+        cells = [each for by_lookup in durations.values() for each in by_lookup.values()]
+        return RecommenderStats(
+            requests=self.by_source.total() + self.errors.total(),
+            by_source=dict(self.by_source),
+            stale=self.stale,
+            degraded=self.degraded,
+            errors=dict(self.errors),
+            seconds=LatencyCounts.merged(cells),
+            lookups=lookups,
+            durations=durations,
+        )
 
 
 class RequestCounts:
@@ -97,32 +151,25 @@ class RequestCounts:
         """
         if isinstance(result, ModelNotFound) and model_name not in self._counts:
             return  # rubbish names must not grow the statistics
+        bucket = bisect_left(BOUNDS, seconds)
         with self._lock:
             counts = self._counts.get(model_name)
             if counts is None:
                 counts = self._counts[model_name] = _Counts()
-            if lookup is not None:
-                counts.lookups[segment][lookup] += 1
+            cell = counts.cells[segment, lookup or NO_LOOKUP]
+            cell.buckets[bucket] += 1
+            cell.seconds += seconds
+            counts.n += 1
+            weight = 0.05 if counts.n > 20 else 1 / counts.n
+            counts.average += (seconds - counts.average) * weight
             if isinstance(result, RecserveError):
                 counts.errors[type(result).__name__] += 1
             else:
                 counts.by_source[result.source] += 1
                 counts.stale += result.stale_for > 0
                 counts.degraded += result.degraded
-        counts.seconds.record(seconds)
 
     def stats(self) -> dict[str, RecommenderStats]:
         """Return what was counted, by model name."""
         with self._lock:
-            return {
-                name: RecommenderStats(
-                    requests=counts.by_source.total() + counts.errors.total(),
-                    by_source=dict(counts.by_source),
-                    stale=counts.stale,
-                    degraded=counts.degraded,
-                    errors=dict(counts.errors),
-                    seconds=counts.seconds.counts(),
-                    lookups={segment: dict(each) for segment, each in counts.lookups.items()},
-                )
-                for name, counts in self._counts.items()
-            }
+            return {name: counts.stats() for name, counts in self._counts.items()}

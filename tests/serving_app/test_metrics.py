@@ -170,7 +170,7 @@ def test_the_reconciler_tells_and_signs_off(live_model):
     ProcessMetrics.objects.all().delete()
     wiring.tell_metrics()
     assert ProcessMetrics.objects.get().samples["recserve_live_processes"]
-    wiring._sign_off(wiring.get_serving().activity)
+    wiring.get_serving().reconciler._sign_off()
     assert ProcessMetrics.objects.get().process == ""
 
 
