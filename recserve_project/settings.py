@@ -263,6 +263,16 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_segment_changelist"),
                     },
                     {
+                        "title": _("Warm-up"),
+                        "icon": "local_fire_department",
+                        "link": reverse_lazy("admin:serving_app_warmupschedule_changelist"),
+                    },
+                    {
+                        "title": _("Warm-up runs"),
+                        "icon": "directions_run",
+                        "link": reverse_lazy("admin:serving_app_warmuprun_changelist"),
+                    },
+                    {
                         "title": _("Cache"),
                         "icon": "cached",
                         "link": reverse_lazy("admin:cache"),

@@ -37,6 +37,7 @@ from serving_app.release_admin import (
     user_of,
 )
 from serving_app.segment_admin import SegmentAdmin  # noqa: F401  (registers itself)
+from serving_app.warmup_admin import WarmupScheduleAdmin  # noqa: F401  (registers itself)
 
 admin.site.unregister([User, Group])
 

@@ -83,8 +83,13 @@ class WarmupPlan(models.Model):
         """Check what the database cannot.
 
         Raises:
-            ValidationError: There is no such zone, or the budget is larger than settings allow.
+            ValidationError: Something is wrong; the fields are named.
         """
+        if problems := self.problems():
+            raise ValidationError(problems)
+
+    def problems(self) -> dict[str, str]:
+        """Return what is wrong, by field."""
         problems: dict[str, str] = {}
         try:
             zone_of(self.time_zone)
@@ -93,8 +98,7 @@ class WarmupPlan(models.Model):
         most = warmup_settings().max_budget
         if self.budget is not None and self.budget > most:
             problems["budget"] = f"At most {most} (RECSERVE['WARM_UP']['MAX_BUDGET'])."
-        if problems:
-            raise ValidationError(problems)
+        return problems
 
 
 class WarmupSchedule(WarmupPlan):
@@ -150,20 +154,17 @@ class WarmupSchedule(WarmupPlan):
             self.next_due = self.due_after(timezone.now()) if self.enabled else None
         super().save(*args, **kwargs)
 
-    def clean(self) -> None:
-        """Check when it is due.
-
-        Raises:
-            ValidationError: The cron expression or the zone is none, or there are two ways.
-        """
-        super().clean()
+    def problems(self) -> dict[str, str]:
+        """Return what is wrong, by field."""
+        problems = super().problems()
         if self.cron and self.interval is not None:
-            raise ValidationError({"interval": _("Give cron or an interval, not both.")})
+            problems["interval"] = str(_("Give cron or an interval, not both."))
         if self.cron:
             try:
                 check_cron(self.cron)
             except ValueError as error:
-                raise ValidationError({"cron": str(error)}) from error
+                problems["cron"] = str(error)
+        return problems
 
     def due_after(self, moment: datetime, *, last: datetime | None = None) -> datetime | None:
         """Return when it is due next; None: never by itself."""

@@ -218,7 +218,8 @@ class _Warming:
                 stopped=self._watch.stopped,
                 timeout=_BATCH_SECONDS,
             )
-            self._pace.went(len(batch), time.monotonic() - started)
+            asked = sum(each.ending is not Ending.FRESH for each in outcomes)
+            self._pace.went(asked, time.monotonic() - started)
             self._record(batch, outcomes)
             if self._watch.stopped():
                 return self._watch.ending()

@@ -82,6 +82,6 @@ class Pace:
         return load.queued > 0
 
     def went(self, requests: int, seconds: float) -> None:
-        """Hear that a batch of so many requests has taken so long, and is done."""
+        """Hear that a batch has taken so long, and how many requests the model got of it."""
         rest = max(requests / self._rate - seconds, seconds * (1 / self._share - 1))
         self._earliest = self._clock() + max(0.0, rest) / max(_LEAST_IDLE, 1 - self.busy)
