@@ -102,6 +102,8 @@ class Segment(models.Model):
         problems: dict[str, Any] = {}
         if self.name == EVERYONE:
             problems["name"] = _("'%s' is the segment of everyone else.") % EVERYONE
+        if self.name == "simulate":
+            problems["name"] = _("'simulate' has another meaning in the API.")
         others = Segment.objects.exclude(pk=self.pk)
         if self.pk is None and others.count() >= MOST_SEGMENTS:
             problems["name"] = _("There are %d segments, which is as many as may be.") % (

@@ -75,3 +75,26 @@ class CanOperateOrAdminister(HasRole):
     def role(self, request: Request) -> str:
         """Return the permission that the request's method needs."""
         return "operate" if request.method in _READING else "administer"
+
+
+class CanOperateEveryModel(CanOperate):
+    """May see what concerns every model, as users and their segments do."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Return whether the caller is an operator.
+
+        Raises:
+            ModelNotPermitted: It is one of some models only.
+        """
+        if not super().has_permission(request, view):
+            return False
+        access_of(request).check_every_model(self.role(request))
+        return True
+
+
+class CanOperateOrAdministerEveryModel(CanOperateEveryModel, CanOperateOrAdminister):
+    """Operators of every model read what concerns them all; administrators change it, too."""
+
+    def role(self, request: Request) -> str:
+        """Return the permission that the request's method needs."""
+        return CanOperateOrAdminister.role(self, request)

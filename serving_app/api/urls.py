@@ -14,9 +14,11 @@ from rest_framework_simplejwt.views import TokenBlacklistView
 
 from serving_app.api import operation_views as operation
 from serving_app.api.event_views import EventsView
+from serving_app.api.permissions import CanOperateEveryModel
 from serving_app.api.predict_views import PredictBatchView, PredictView
 from serving_app.api.registry_views import ModelVersionViewSet, ServedModelViewSet
 from serving_app.api.rollout_views import RollOutViewSet
+from serving_app.api.segment_views import SegmentViewSet
 from serving_app.api.token_views import RefreshView, ServiceTokenViewSet, SignInView
 from serving_app.api.warmup_views import WarmupRunViewSet, WarmupScheduleViewSet, WarmUpView
 
@@ -122,6 +124,18 @@ urlpatterns = [
         f"{_name}/rollouts/<int:pk>/abort",
         RollOutViewSet.as_view({"post": "abort"}),
         name="rollout-abort",
+    ),
+    path("segments", SegmentViewSet.as_view(_models), name="segment-list"),
+    path(
+        "segments/simulate",
+        SegmentViewSet.as_view({"post": "simulate"}, permission_classes=(CanOperateEveryModel,)),
+        name="segment-simulate",
+    ),
+    path("segments/<str:segment>", SegmentViewSet.as_view(_model), name="segment-detail"),
+    path(
+        "segments/<str:segment>/members",
+        SegmentViewSet.as_view({"get": "members"}, filter_backends=()),
+        name="segment-members",
     ),
     path("token", SignInView.as_view(), name="token"),
     path("token/refresh", RefreshView.as_view(), name="token-refresh"),
