@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, URLResolver, path
 from unfold.sites import UnfoldAdminSite
 
+from recserve_project.analysis_page import analysis_page
 from recserve_project.cache_page import cache_page
 from recserve_project.plugins_page import plugins_page
 
@@ -16,10 +17,14 @@ class RecserveAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold has no
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """Return the admin's URLs, and those of recserve's own pages."""
         return [
+            path("analysis/", self.admin_view(self._analysis), name="analysis"),
             path("cache/", self.admin_view(self._cache), name="cache"),
             path("plugins/", self.admin_view(self._plugins), name="plugins"),
             *super().get_urls(),
         ]
+
+    def _analysis(self, request: HttpRequest) -> HttpResponse:
+        return analysis_page(request, self)
 
     def _cache(self, request: HttpRequest) -> HttpResponse:
         return cache_page(request, self)

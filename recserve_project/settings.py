@@ -273,6 +273,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_warmuprun_changelist"),
                     },
                     {
+                        "title": _("Analysis"),
+                        "icon": "query_stats",
+                        "link": reverse_lazy("admin:analysis"),
+                    },
+                    {
                         "title": _("Cache"),
                         "icon": "cached",
                         "link": reverse_lazy("admin:cache"),

@@ -140,19 +140,22 @@ def values(
     since: float,
     until: float,
     *,
+    step: Step = "minute",
     model: str | None = None,
     segment: str | None = None,
     level: str | None = None,
 ) -> dict[str, float | None]:
-    """Return metrics over a whole period of minutes; None: there is none, or nobody told.
+    """Return metrics over a whole period; None: there is none, or nobody told.
+
+    The period is widened to whole minutes, hours or days.
 
     Raises:
         ValueError: As of `series`.
     """
     wanted = {name: _metric(name, model=model, segment=segment, level=level) for name in metrics}
-    starts = _starts(since, until, "minute")
+    starts = _starts(since, until, step, most=math.inf)
     names = {"told"}.union(*(metric.names() for metric in wanted.values()))
-    rows = _rows("minute", starts, names, model=model, segment=segment)
+    rows = _rows(step, starts, names, model=model, segment=segment)
     sums = rows.values_list("series__name", "series__level", "series__bucket")
     counts = [
         (Series(name, level=of_level, bucket=bucket), n)
@@ -162,7 +165,9 @@ def values(
     result: dict[str, float | None] = {}
     for name, metric in wanted.items():
         value = value_of(metric, counts, level=level) if told else None
-        result[name] = value / told if name == "processes" and value is not None else value
+        if name == "processes" and value is not None:
+            value /= told * STEPS[step] / 60
+        result[name] = value
     return result
 
 

@@ -124,7 +124,7 @@ def _statuses(path: str, method: str, operation: Mapping[str, Any]) -> list[int]
         statuses |= {413, 415, 422}
     if "{" in path or {"page", "model"} & {n["name"] for n in operation.get("parameters", ())}:
         statuses |= {404, 422}
-    if path.startswith("/api/v1/cache/"):
+    if path.startswith(("/api/v1/cache/", "/api/v1/analysis")):
         statuses |= {404, 422}
     if method in {"post", "delete", "patch"}:
         statuses |= {409, 415, 422}

@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 from rest_framework_simplejwt.views import TokenBlacklistView
 
 from serving_app.api import operation_views as operation
+from serving_app.api.analysis_views import AnalysisView
 from serving_app.api.event_views import EventsView
 from serving_app.api.permissions import CanOperateEveryModel
 from serving_app.api.predict_views import PredictBatchView, PredictView
@@ -82,6 +83,7 @@ urlpatterns = [
         WarmupRunViewSet.as_view({"get": "questions"}, filter_backends=()),
         name="warmuprun-questions",
     ),
+    path("analysis", AnalysisView.as_view(), name="analysis"),
     path("models", ServedModelViewSet.as_view(_models), name="servedmodel-list"),
     path(_name, ServedModelViewSet.as_view(_model), name="servedmodel-detail"),
     path(f"{_name}/promote", _of_one_model({"post": "promote"}), name="promote"),

@@ -1,6 +1,7 @@
 """Several worker processes of one server: what is shared is shared, and counts are summed."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -125,3 +126,54 @@ def test_metrics_cover_all_workers_and_never_fall(two_workers):
         assert seen == sorted(seen), "a counter fell"
         # What the worker that does not answer counted is told within two seconds.
         servers.wait_for(lambda: asked(client) >= begun + 60, what="every request is counted")
+
+
+@pytest.fixture
+def own_model(two_workers):
+    """A model that nobody else asks, live in both workers."""
+    with two_workers.administrator() as client:
+        known = client.get("models/popular/versions/1").json()
+        taken = ("framework", "artifact", "catalogue", "feature_names", "feature_source")
+        version = {name: known[name] for name in (*taken, "feature_source_options")}
+        assert client.post("models", json={"name": "rolled"}).status_code == 201
+        made = client.post("models/rolled/versions", json=version)
+        assert made.status_code == 201, made.text
+        client.post("models/rolled/promote", json={"version": 1})
+        wanted = len(client.get("serving/stats").json()["processes"])
+        servers.wait_for(
+            lambda: (
+                [a["state"] for a in client.get("models/rolled").json()["activations"]]
+                == ["live"] * wanted
+            ),
+            what="it is live in all processes",
+        )
+        yield "rolled"
+        assert client.delete("models/rolled").status_code in {204, 409}
+
+
+@pytest.mark.contract("O4")
+def test_rollups_of_both_workers_equal_what_was_asked(two_workers, own_model):
+    def asked(n):
+        with two_workers.client() as client:
+            question = {"user_id": f"rolled-{n % 40}", "model_name": own_model}
+            answer = client.post("predict", json=question)
+            assert answer.status_code == 200, answer.text
+            return answer.json()["source"]
+
+    with two_workers.administrator() as client, ThreadPoolExecutor(8) as pool:
+        sources = list(pool.map(asked, range(200)))
+        misses = sources.count("model")
+
+        def rolled_up():
+            answer = client.get("analysis", params={"from": "1h", "model": own_model}).json()
+            return answer if answer["total"].get("requests", 0) >= 200 else None
+
+        found = servers.wait_for(rolled_up, 30, what="both workers have written their counts")
+        total = found["total"]
+        assert (total["requests"], total["hits"], total["misses"]) == (200, 200 - misses, misses)
+        for name, sum_of_all in (("misses", misses), ("lookups", 200)):
+            points = [point["value"] or 0 for point in found["trend"][name]]
+            assert sum(points) == sum_of_all, "the sum over minutes is the total"
+        stats = client.get("serving/stats").json()["models"][own_model]
+        assert stats["requests"] == 200
+        assert stats["latency_ms"]["p99"] == total["p99_ms"], "the same histogram"
