@@ -34,6 +34,7 @@ from cache_app.embedded_level import EmbeddedLevel
 from cache_app.epoch_authority import EpochAuthority
 from cache_app.epoch_file import EpochFile
 from cache_app.epoch_signals import EpochSignals
+from cache_app.l1_plugins import L1Plugins
 from cache_app.models import CompressionDictionary, Epoch, Invalidation
 from cache_app.redis_bus import EpochBus
 from cache_app.redis_cluster import ClusterNodes
@@ -42,11 +43,12 @@ from cache_app.redis_level import RedisLevel
 from cache_app.redis_ring import RingNodes
 from cache_app.redis_servers import OneServer, SentinelMaster, Servers
 from plugins.apps import get_registry
-from plugins.errors import LevelUnavailable
+from plugins.errors import LevelUnavailable, PluginError
 
 _lock = threading.Lock()
 _levels: Levels | None = None
 _in_memory: PartitionedMemory | None = None
+_l1_plugins: L1Plugins | None = None
 _leases: LeaseWaits | None = None
 _closings: list[Callable[[], None]] = []
 """What frees the levels' files and connections."""
@@ -188,10 +190,11 @@ def get_generations() -> Generations:
 def _invalidations_after(epoch: int) -> Sequence[tuple[int, str]]:
     """Return the invalidations after an epoch; if they retire many keys, L1's policy hears of it.
 
-    A user's, a tag's and a single key are few.
+    A user's, a tag's and a single key are few; a plugin's are none.
     """
     news = Invalidation.after(epoch)
-    if epoch and any(not scope.startswith(("u:", "mu:", "t:", "k:")) for _, scope in news):
+    few = ("u:", "mu:", "t:", "k:", "p:")
+    if epoch and any(not scope.startswith(few) for _, scope in news):
         on_generation(cache_settings().namespace, epoch, news[-1][0])
     return news
 
@@ -234,6 +237,15 @@ def l1_partitions() -> dict[str, LevelStats]:
     get_levels()
     assert _in_memory is not None, "get_levels makes it"
     return {unquote(name): stats for name, stats in _in_memory.partitions().items()}
+
+
+def tend_l1() -> None:
+    """Let L1 do without plugins that are switched off. Called now and then, by one thread."""
+    if _in_memory is not None and _l1_plugins is not None:
+        try:
+            _in_memory.tend(_l1_plugins.tend)
+        except PluginError:  # what was on stays; it is tried again
+            logger.exception("L1 cannot have another plugin")
 
 
 def start() -> None:
@@ -280,6 +292,7 @@ def _bus(l2: RedisSettings, namespace: str, heard: Callable[[int], None]) -> Epo
 def reset() -> None:
     """Forget the cache, so that the next use builds a new one (for tests)."""
     global _levels, _in_memory, _leases, _generations, _signals  # noqa: PLW0603  (one cache per process)
+    global _l1_plugins  # noqa: PLW0603
     global _dictionaries, _next_look  # noqa: PLW0603
     with _lock:
         _bytes_levels.clear()
@@ -287,12 +300,13 @@ def reset() -> None:
         _next_look = float("-inf")
         while _closings:
             _closings.pop()()
-        _levels = _in_memory = _leases = _generations = _signals = None
+        _levels = _in_memory = _leases = _generations = _signals = _l1_plugins = None
 
 
 def _build() -> Levels:
-    global _in_memory  # noqa: PLW0603  (one cache per process)
+    global _in_memory, _l1_plugins  # noqa: PLW0603  (one cache per process)
     settings = cache_settings()
+    _l1_plugins = l1 = L1Plugins(get_registry(), settings.l1_admission)
     below = _levels_below(settings)
     names = ["l1", *(level.name for level in below)]
     size_of = _sizer()
@@ -301,20 +315,17 @@ def _build() -> Levels:
         policy, options = settings.l1_policy, settings.l1_options
         if share is not None and share.policy:
             policy, options = share.policy, share.options
-        return MemoryLevel(
-            functools.partial(get_registry().eviction_policies.create, policy, options),
+        level = functools.partial(
+            MemoryLevel,
             capacity=capacity,
             weigh=None
             if settings.l1_max_bytes is None
             else lambda value: size_of(value) + _ENTRY_BYTES,
             tiers=settings.tiers,
-            admission=lambda: [
-                get_registry().admission_filters.create(name, options)
-                for name, options in settings.l1_admission
-            ],
             keeps=[tier for tier in TIERS if "l1" in settings.tiers.held_by(tier, names)],
             size_of=size_of,
         )
+        return l1.make(policy, options, level)
 
     _in_memory = in_memory = PartitionedMemory(
         make, capacity=settings.l1_max_bytes or settings.l1_capacity, part_of=segment_of

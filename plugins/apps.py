@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 
 from django.apps import AppConfig
 from django.core import checks
 
 from plugins.conf import plugin_settings
+from plugins.failures import Failures, PartFailures
 from plugins.loading import load_plugins
 from plugins.registry import PluginRegistry
 
-__all__ = ["PluginsConfig", "get_registry", "reset_registry"]
+__all__ = [
+    "PluginsConfig",
+    "failures_everywhere",
+    "get_registry",
+    "report_failures_by",
+    "reset_registry",
+]
 
 _lock = threading.Lock()
 _registry: PluginRegistry | None = None
+_report: Callable[[], Mapping[str, Mapping[str, PartFailures]]] | None = None
 
 
 class PluginsConfig(AppConfig):
@@ -41,8 +50,25 @@ def get_registry() -> PluginRegistry:
     if _registry is None:
         with _lock:
             if _registry is None:
-                _registry = load_plugins(blocked=plugin_settings().blocked)
+                settings = plugin_settings()
+                failures = Failures(limit=settings.max_failures, window=settings.failure_seconds)
+                _registry = load_plugins(blocked=settings.blocked, failures=failures)
     return _registry
+
+
+def report_failures_by(report: Callable[[], Mapping[str, Mapping[str, PartFailures]]]) -> None:
+    """Say what knows the failures of all processes; serving does. Called before the first use."""
+    global _report  # noqa: PLW0603  (one process, one way to ask the others)
+    _report = report
+
+
+def failures_everywhere() -> Mapping[str, Mapping[str, PartFailures]]:
+    """Return what plugins did wrong in all processes that serve, by plugin and part.
+
+    Raises:
+        DatabaseError: The others' cannot be read.
+    """
+    return get_registry().failures.by_plugin() if _report is None else _report()
 
 
 def reset_registry() -> None:

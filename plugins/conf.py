@@ -12,6 +12,9 @@ from plugins.options import did_you_mean
 
 __all__ = ["PluginSettings", "plugin_settings"]
 
+_MOST_FAILURES = 1000
+"""Each part remembers as many instants."""
+
 
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
@@ -19,6 +22,10 @@ class PluginSettings:
 
     blocked: tuple[str, ...] = ()
     """Names of plugins that are not to be loaded; they are not even imported."""
+    max_failures: int = 5
+    """So many failures of a part within `failure_seconds` switch it off; 0: nothing does."""
+    failure_seconds: float = 60.0
+    """The window in which they are counted."""
 
 
 def plugin_settings() -> PluginSettings:
@@ -44,4 +51,14 @@ def plugin_settings() -> PluginSettings:
         raise ImproperlyConfigured(
             f'RECSERVE["PLUGINS"]["BLOCKED"] must be a list of plugin names, not {blocked!r}.'
         )
-    return PluginSettings(blocked=tuple(sorted(blocked)))
+    most, seconds = given.get("MAX_FAILURES", 5), given.get("FAILURE_SECONDS", 60.0)
+    if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= _MOST_FAILURES:
+        raise ImproperlyConfigured(
+            f'RECSERVE["PLUGINS"]["MAX_FAILURES"] must be a whole number of 0 to '
+            f"{_MOST_FAILURES}, not {most!r}."
+        )
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0:
+        raise ImproperlyConfigured(
+            f'RECSERVE["PLUGINS"]["FAILURE_SECONDS"] must be a number above 0, not {seconds!r}.'
+        )
+    return PluginSettings(tuple(sorted(blocked)), most, float(seconds))

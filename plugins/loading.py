@@ -20,6 +20,7 @@ import pluggy
 from plugins import hookspecs
 from plugins.api_version import needed_api
 from plugins.errors import PluginError
+from plugins.failures import Failures
 from plugins.hookspecs import PROJECT
 from plugins.options import did_you_mean
 from plugins.registry import (
@@ -54,12 +55,14 @@ def load_plugins(
     *,
     blocked: Collection[str] = (),
     entry_points: Iterable[metadata.EntryPoint] | None = None,
+    failures: Failures | None = None,
 ) -> PluginRegistry:
     """Return everything that the built-in and the installed plugins provide.
 
     Args:
         blocked: Names of plugins that are not to be loaded; they are not even imported.
         entry_points: The installed plugins; None: those of the entry-point group ``recserve``.
+        failures: Counts what they do wrong from then on; None: as by default.
     """
     found = [_Found(name, module, "built-in", PROJECT, _own_version()) for name, module in BUILTIN]
     installed = _installed() if entry_points is None else entry_points
@@ -70,7 +73,7 @@ def load_plugins(
             loading.records.append(each.record("blocked", "blocked by the settings"))
         else:
             loading.load(each)
-    return loading.result()
+    return loading.result(Failures() if failures is None else failures)
 
 
 # --- Finding ----------------------------------------------------------------------------------
@@ -293,7 +296,7 @@ class _Loading:
                 registered[each.name] = each
         return list(registered.values())
 
-    def result(self) -> PluginRegistry:
+    def result(self, failures: Failures) -> PluginRegistry:
         """Return what has been loaded."""
         registries: dict[str, Any] = {
             kind.plural: Registry(kind, self._registered[kind.plural].values()) for kind in KINDS
@@ -303,6 +306,7 @@ class _Loading:
             records=tuple(self.records),
             fallbacks=self._implementations("recserve_fallback"),
             model_activated_listeners=self._implementations("recserve_model_activated"),
+            failures=failures,
         )
 
     def _implementations(self, hook: str) -> tuple[Implementation, ...]:

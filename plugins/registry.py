@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from plugins.contracts import (
     RecommendationRequest,
 )
 from plugins.errors import InvalidOptions, PluginError, Unavailable, UnknownPlugin
+from plugins.failures import Failures
 from plugins.options import REQUIRED, Option, did_you_mean, fit, read_options, read_summary
 from plugins.warmup_contracts import WarmupStrategy
 
@@ -40,8 +40,6 @@ __all__ = [
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -313,6 +311,8 @@ class PluginRegistry:
     """Those that may answer for a model, in the order in which they are asked."""
     model_activated_listeners: tuple[Implementation, ...] = ()
     """Those that hear of a version going live."""
+    failures: Failures = field(default_factory=Failures)
+    """What plugins did wrong since they were loaded, and which parts are switched off for it."""
 
     def of_kind(self, plural: str) -> Registry[Any]:
         """Return the registry of a kind, such as ``frameworks``."""
@@ -320,36 +320,38 @@ class PluginRegistry:
             raise UnknownPlugin(f"There is no kind {plural!r}.")
         return cast("Registry[Any]", getattr(self, plural))
 
+    def part(self, plural: str, name: str) -> tuple[str, str]:
+        """Return what failures of a named thing are counted under: its plugin, and its part."""
+        registry = self.of_kind(plural)
+        return registry.get(name).plugin, f"{registry.kind} {name}"
+
     def fallback(self, request: RecommendationRequest, error: Unavailable) -> Recommendation | None:
         """Return the first answer that a plugin gives, or None if none does.
 
-        A plugin that raises, or answers with something else, is logged and passed over.
+        A plugin that raises, or answers with something else, is passed over, and switched off if
+        it does so again and again.
         """
         for each in self.fallbacks:
+            if self.failures.is_off(each.plugin, "fallback"):
+                continue
             try:
                 answer = each.call(request=request, error=error)
-            except Exception:
-                logger.exception("The fallback of plugin %s failed", each.plugin)
+            except Exception as raised:  # noqa: BLE001  (a plugin's; it is counted and logged)
+                self.failures.note(each.plugin, "fallback", raised)
                 continue
             if isinstance(answer, Recommendation):
                 return answer
             if answer is not None:
-                logger.error(
-                    "The fallback of plugin %s returned %s, not a Recommendation",
-                    each.plugin,
-                    type(answer).__name__,
-                )
+                wrong = f"it returned {type(answer).__name__}, not a Recommendation"
+                self.failures.note(each.plugin, "fallback", wrong)
         return None
 
     def announce_model_activated(self, model_name: str, version: int) -> None:
-        """Tell every listening plugin; one that raises is logged, and the others still hear."""
+        """Tell every listening plugin; one that raises keeps it from no other."""
         for each in self.model_activated_listeners:
+            if self.failures.is_off(each.plugin, "model_activated"):
+                continue
             try:
                 each.call(model_name=model_name, version=version)
-            except Exception:
-                logger.exception(
-                    "Plugin %s failed to hear that %s@%s went live",
-                    each.plugin,
-                    model_name,
-                    version,
-                )
+            except Exception as raised:  # noqa: BLE001
+                self.failures.note(each.plugin, "model_activated", raised)

@@ -1,18 +1,27 @@
-"""The admin's page of plugins: which there are, what they provide, and why one failed."""
+"""The admin's page of plugins: what each provides, why one failed, and what it did wrong since."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.admin import AdminSite
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from plugins.apps import get_registry
+from cache_app.plugin_switches import switch_on
+from plugins import UnknownPlugin
+from plugins.apps import failures_everywhere, get_registry
+from plugins.failures import PartFailures
 from plugins.registry import PluginRecord, PluginRegistry
+from serving_app import wiring
 
 PERMISSION = "serving_app.operate"
 """Who may see the page: staff with this permission; a superuser has every one."""
@@ -33,7 +42,7 @@ STATES = {
 
 
 def plugins_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
-    """Return the page.
+    """Return the page; a posted name is that of a plugin to switch on again.
 
     Raises:
         PermissionDenied: The user is no staff, or may not operate.
@@ -47,7 +56,13 @@ def plugins_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
     except ImproperlyConfigured as error:
         problem = str(error)
     else:
-        plugins = [_shown(registry, record) for record in registry.records]
+        if request.method == "POST":
+            _switch_on(request)
+            return HttpResponseRedirect(reverse("admin:plugins"))
+        failures = failures_everywhere()
+        plugins = [
+            _shown(registry, record, failures.get(record.name, {})) for record in registry.records
+        ]
     context = {
         **admin_site.each_context(request),
         "title": _("Plugins"),
@@ -57,10 +72,39 @@ def plugins_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
     return render(request, "admin/plugins.html", context)
 
 
-def _shown(registry: PluginRegistry, record: PluginRecord) -> dict[str, Any]:
+def _switch_on(request: HttpRequest) -> None:
+    """Switch a plugin on again, and keep in the admin's history who did."""
+    name = request.POST.get("switch_on", "")
+    try:
+        switch_on(name)
+    except UnknownPlugin as error:
+        messages.error(request, str(error))
+        return
+    wiring.wake()
+    assert request.user.pk is not None, "admin_view lets nobody else in"
+    LogEntry.objects.create(
+        user_id=request.user.pk,
+        object_repr=name[:200],
+        action_flag=CHANGE,
+        change_message="Switched the plugin on again",
+    )
+    messages.success(
+        request,
+        _("%(name)s is on again in every process, within a few seconds.") % {"name": name},
+    )
+
+
+def _shown(
+    registry: PluginRegistry, record: PluginRecord, failures: Mapping[str, PartFailures]
+) -> dict[str, Any]:
     """Return what the template shows of a plugin."""
     return {
         "record": record,
+        "failing": [
+            {"part": part, "at": datetime.fromtimestamp(one.at, UTC), "counted": one}
+            for part, one in failures.items()
+        ],
+        "is_off": any(one.off for one in failures.values()),
         "state": STATES[record.state],
         "provides": [
             {

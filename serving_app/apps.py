@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.apps import AppConfig
 from django.core import checks
 from django.db import transaction
 from django.db.models.signals import post_delete, post_migrate, post_save
+
+from plugins.failures import PartFailures
 
 ROLES = {
     "recserve predict": ("predict",),
@@ -28,6 +31,7 @@ class ServingConfig(AppConfig):
         """Register the checks and the groups. Nothing with threads is built here."""
         # These need the app registry, which is complete only now.
         from cache_app.wiring import set_value_type  # noqa: PLC0415
+        from plugins.apps import report_failures_by  # noqa: PLC0415
         from serving_app import access, signing  # noqa: PLC0415
         from serving_app.checks import check_settings  # noqa: PLC0415
         from serving_app.core.ranking import Ranking  # noqa: PLC0415
@@ -35,6 +39,7 @@ class ServingConfig(AppConfig):
         from serving_app.segment_models import Segment, SegmentCondition  # noqa: PLC0415
 
         set_value_type(Ranking)
+        report_failures_by(plugin_failures)
         checks.register(check_settings)
         signing.install()
         access.connect()
@@ -59,6 +64,14 @@ def edit_segments(**_: Any) -> None:
 
     SegmentEvaluation.edit()
     wake_reconciler()
+
+
+def plugin_failures() -> Mapping[str, Mapping[str, PartFailures]]:
+    """Return what plugins did wrong in all processes that serve."""
+    from serving_app.process_statistics import plugin_failures  # noqa: PLC0415  (as above)
+    from serving_app.reconciler import process_name  # noqa: PLC0415
+
+    return plugin_failures(process_name())
 
 
 def create_groups(sender: AppConfig, using: str, apps: Any = None, **_: Any) -> None:

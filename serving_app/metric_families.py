@@ -122,6 +122,18 @@ _ALL = (
         ("schedule",),
     ),
     Family(
+        "recserve_plugin_failures_total",
+        "counter",
+        "What a part of a plugin raised, or returned that it must not.",
+        ("plugin", "part"),
+    ),
+    Family(
+        "recserve_plugin_parts_off",
+        "gauge",
+        "Processes in which a part of a plugin is switched off.",
+        ("plugin", "part"),
+    ),
+    Family(
         "recserve_http_requests_total",
         "counter",
         "HTTP requests; status 0: no answer began.",
@@ -199,6 +211,10 @@ def collected(
         _of_level(samples, level, counts)
     for segment, counts in (partitions or {}).items():
         samples["recserve_segment_l1_entries"][(segment,)] = counts["entries"]
+    for plugin, parts in statistics.plugins.items():
+        for part, failures in parts.items():
+            samples["recserve_plugin_failures_total"][plugin, part] = failures.failures
+            samples["recserve_plugin_parts_off"][plugin, part] = failures.off
     for key, n in http.counts().items():
         samples["recserve_http_requests_total"][key] = n
     for route, seconds in http.seconds().items():

@@ -11,6 +11,8 @@ from typing import Any
 from django.utils import timezone
 
 from cache_app.wiring import codec_stats, get_leases, get_levels, l1_partitions
+from plugins.apps import get_registry
+from plugins.failures import PartFailures
 from serving_app.core.live_models import LiveModels
 from serving_app.core.recommender import Recommender
 from serving_app.core.shadow import Shadows
@@ -44,6 +46,7 @@ def own(live: LiveModels, recommender: Recommender, shadows: Shadows | None = No
         negative=recommender.negative_stats(),
         leases=None if leases is None else leases.stats(),
         shadows={} if shadows is None else by_model(shadows.stats()),
+        plugins=get_registry().failures.by_plugin(),
     )
 
 
@@ -88,6 +91,12 @@ def others(process: str) -> Sequence[ProcessStatistics]:
     """Return what the other processes told, of those that are alive."""
     since = timezone.now() - timedelta(seconds=GONE)
     return list(ProcessStatistics.objects.filter(seen__gte=since).exclude(process=process))
+
+
+def plugin_failures(process: str) -> Mapping[str, Mapping[str, PartFailures]]:
+    """Return what plugins did wrong in this process and the others, by plugin and part."""
+    own_failures = Statistics(plugins=get_registry().failures.by_plugin())
+    return of_all(own_failures, others(process)).plugins
 
 
 def of_all(statistics: Statistics, told: Sequence[ProcessStatistics]) -> Statistics:

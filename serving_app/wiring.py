@@ -18,6 +18,7 @@ from cache_app.core.negative import NegativeEntries
 from cache_app.dictionaries import Trainer
 from cache_app.epoch_file import EpochFile
 from cache_app.level_conf import EmbeddedSettings
+from cache_app.plugin_switches import PluginSwitches
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError
 from plugins.apps import get_registry
@@ -227,9 +228,11 @@ def _look_around(
 ) -> Callable[[], None]:
     """Return what the cache has to look for at each pass of the reconciler."""
     generations = get_generations()
+    switches = PluginSwitches()
 
     def look_around() -> None:
         generations.refresh()
+        switches.follow()
         access.refresh()
         payload_log.flush()
         activity.flush()

@@ -160,6 +160,10 @@ class Generations:
             latest = max(latest, epochs.get(_entry_scope(entry), 0))
         return str(latest)
 
+    def epoch_of(self, scope: str) -> int:
+        """Return a scope's latest epoch, as far as this process knows; 0: none."""
+        return self._epochs.get(scope, 0)
+
     def refresh(self) -> None:
         """Read what is new, whatever the hint says."""
         with self._lock:

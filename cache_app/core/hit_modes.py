@@ -28,6 +28,8 @@ class HitPath(NamedTuple):
     """Tells the policy of what waits in the buffer; called under the lock."""
     stamp: Callable[[], int] | None
     """Returns the next stamp, for an insertion; None: the mode has none."""
+    mute: Callable[[], None]
+    """Lets the policy hear of no hit any more (``call``); called under the lock."""
 
 
 def make_get(
@@ -36,6 +38,8 @@ def make_get(
     clock: Callable[[], float],
     lock: Lock,
     expire: Callable[[Any], None],
+    *,
+    failed: Callable[[Exception], object] | None = None,
 ) -> HitPath:
     """Return the look-up for the policy's hit mode.
 
@@ -50,6 +54,7 @@ def make_get(
         clock: Wall-clock seconds.
         lock: L1's.
         expire: Drops an expired entry; called under the lock.
+        failed: Told of what the policy raises at a hit; None: who asks hears of it.
 
     Raises:
         PluginError: There is no such hit mode.
@@ -69,7 +74,7 @@ def make_get(
     def no_drain() -> None:
         return
 
-    drain, stamp = no_drain, None
+    drain, stamp, mute = no_drain, None, no_drain
     get: _Get
     match policy.hit_mode:
         case "none":
@@ -83,13 +88,13 @@ def make_get(
         case "buffer":
             get, drain = _get_buffer(entries, clock, missed, policy, lock)
         case "call":
-            get = _get_call(entries, clock, missed, policy, lock)
+            get, mute = _get_call(entries, clock, missed, policy, lock, failed=failed)
         case unknown:
             raise PluginError(
                 f"{type(policy).__name__} declares hit_mode {unknown!r}; "
                 f"there are none, flag, stamp, count, buffer, call."
             )
-    return HitPath(get, count_misses, drain, stamp)
+    return HitPath(get, count_misses, drain, stamp, mute)
 
 
 def _get_none(entries: dict[str, Any], clock: Callable[[], float], missed: Any) -> _Get:
@@ -205,24 +210,39 @@ def _get_buffer(
     return get, drain
 
 
+def _ignore(_entry: Any, _now: float) -> None:
+    return
+
+
 def _get_call(
     entries: dict[str, Any],
     clock: Callable[[], float],
     missed: Any,
     policy: EvictionPolicy,
     lock: Lock,
-) -> _Get:
-    on_hit = policy.on_hit
+    *,
+    failed: Callable[[Exception], object] | None,
+) -> tuple[_Get, Callable[[], None]]:
+    on_hit: Callable[[Any, float], None] = policy.on_hit
+
+    def mute() -> None:
+        nonlocal on_hit
+        on_hit = _ignore
 
     def get(key: str) -> Any:
         with lock:
             entry = entries.get(key)
             now = clock()
             if entry is not None and entry.expires > now:
-                on_hit(entry, now)
+                try:
+                    on_hit(entry, now)
+                except Exception as error:
+                    if failed is None:
+                        raise
+                    failed(error)
                 entry.used = now
                 entry.uses += 1
                 return entry
         return missed(entry)
 
-    return get
+    return get, mute

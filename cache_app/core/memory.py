@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, ClassVar, TypeAlias
 
 from cache_app.core.entries import GHOST, EntryDetails, entry_class, life_of, rounded
+from cache_app.core.guards import Failed, PolicyGuard
 from cache_app.core.hit_modes import make_get
 from cache_app.core.levels import LevelStats, Stored
 from cache_app.core.tiers import TIERS, Tier, Tiers
@@ -54,6 +55,7 @@ class MemoryLevel:
         admission: Returns the filters of what is stored; called once.
         keeps: The tiers that stay here; a sweep takes out what has come to be of another one.
         size_of: Returns what a value takes encoded, in bytes, for `describe`; None: not known.
+        failed: Told of what the policy raises, which then goes no further; None: it does.
     """
 
     name = "l1"
@@ -71,6 +73,7 @@ class MemoryLevel:
         admission: Callable[[], Sequence[AdmissionFilter]] = tuple,
         keeps: Collection[Tier] = TIERS,
         size_of: Callable[[Any], int] | None = None,
+        failed: Failed | None = None,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"The capacity must be at least 1, not {capacity}.")
@@ -82,7 +85,6 @@ class MemoryLevel:
         self._keeps = frozenset(keeps)
         self._size_of = size_of
         self._lock = threading.Lock()
-        self._entries = self._table()
         self._weight = self._ghosts = self._ghost_weight = 0
         self._insertions = self._rejected = self._evictions = 0
         self._expirations = self._removals = self._cooled = 0
@@ -92,15 +94,26 @@ class MemoryLevel:
         self._tick = float("-inf")  # a recent instant that new entries share
         self._warmed: dict[str, Any] = {}  # warmed and not asked for yet, the oldest first
         self._mean_cost = 1.0
-        self._policy = policy_factory()
-        self._new_entry, self._marks = entry_class(self._policy, weighed=weigh is not None)
-        self._takes_cost = "cost" in self._policy.entry_slots
-        self._policy.attach(self)
-        self._filters = admission()
-        self._sized = any(each.needs_size for each in self._filters)
-        for each in self._filters:
-            each.attach(self)
-        made = make_get(self._policy, self._entries, clock, self._lock, self._expire)
+        self._misses_before = 0  # those of the policies before this one
+        self._install(policy_factory(), failed, self._table())
+        self.replace_filters(admission())
+
+    def _install(
+        self, policy: EvictionPolicy, failed: Failed | None, entries: dict[str, Any]
+    ) -> None:
+        guard = None if failed is None else PolicyGuard(policy, failed)
+        asked = policy if guard is None else guard.as_policy()
+        new_entry, marks = entry_class(policy, weighed=self._weigh is not None)
+        policy.attach(self)
+        how = (asked, entries, self._clock, self._lock, self._expire)
+        made = make_get(*how, failed=None if guard is None else guard.fail)
+        if guard is not None:
+            guard.mute = made.mute
+        # A bad policy has raised by now, and changed nothing.
+        self._entries, self._policy, self._guard = entries, asked, guard
+        self._new_entry, self._marks = new_entry, marks
+        self._takes_cost = "cost" in policy.entry_slots
+        self._counts_in_ref = policy.hit_mode in {"flag", "count"}
         self.get: _Get = made.get
         """Returns the entry under a key, or None for a miss. Made for the hit mode.
 
@@ -109,6 +122,62 @@ class MemoryLevel:
         None is a miss.
         """
         self._misses, self._drain, self._stamp = made.misses, made.drain, made.stamp
+
+    def replace_policy(self, policy: EvictionPolicy, failed: Failed | None = None) -> None:
+        """Let another policy choose the victims from now on; it is told of all that is stored.
+
+        O(entries), under the lock. The entries move into a new table, as each policy has slots of
+        its own in them: a look-up that is under way ends in the old one.
+
+        Raises:
+            PluginError: The policy declares nonsense; the one before stays.
+        """
+        with self._lock:
+            now, before, warmed = self._clock(), self._entries, self._warmed
+            misses = self._misses()
+            self._install(policy, failed, self._table())
+            self._misses_before += misses
+            self._weight = self._ghosts = self._ghost_weight = 0
+            for entry in before.values():
+                if entry.expires > now:
+                    self._move_in(entry, now)
+                elif entry.expires != GHOST:
+                    self._hits_of_the_gone += entry.uses
+            self._warmed = {key: self._entries[key] for key in warmed if key in self._entries}
+
+    @property
+    def policy_failed(self) -> bool:
+        """Whether the policy has failed: nothing is evicted then, and L1 takes what still fits."""
+        return self._guard is not None and self._guard.broken
+
+    def _move_in(self, old: Any, now: float) -> None:
+        """Store what an entry of the policy before has."""
+        entry = self._empty_entry(old.key)
+        entry.uses, entry.used = old.uses, old.used
+        entry.value, entry.life, entry.expires = old.value, old.life, old.expires
+        if self._weigh is not None:
+            entry.weight = old.weight
+        if self._stamp is not None:
+            entry.ref = self._stamp()
+        if self._takes_cost:
+            entry.cost = self._mean_cost
+        self._weight += entry.weight
+        self._policy.on_insert(entry, now, "promotion")
+        self._entries[entry.key] = entry
+
+    def _empty_entry(self, key: str) -> Any:
+        entry = self._new_entry(key)
+        if self._counts_in_ref:
+            entry.ref = 0  # the policy sets it, unless it fails
+        return entry
+
+    def replace_filters(self, filters: Sequence[AdmissionFilter]) -> None:
+        """Let these filters say what is stored from now on."""
+        for each in filters:
+            each.attach(self)
+        with self._lock:
+            self._filters = tuple(filters)
+            self._sized = any(each.needs_size for each in filters)
 
     # --- Looking up ---
 
@@ -171,6 +240,7 @@ class MemoryLevel:
 
         Raises:
             PluginError: The policy did not name a resident as victim; the value is not stored.
+                Not raised if someone is told of failures instead.
         """
         weight = 1 if self._weigh is None else max(1, self._weigh(stored.value))
         with self._lock:
@@ -192,7 +262,7 @@ class MemoryLevel:
             new = entry is None
             tier: Tier = "warm"
             if new:
-                entry = self._new_entry(key)
+                entry = self._empty_entry(key)
             elif resident:
                 self._policy.on_remove(entry, "replaced")
                 self._weight -= entry.weight
@@ -286,6 +356,9 @@ class MemoryLevel:
                 raise LookupError(f"it chose {victim.key!r}, which is not resident")
         except Exception as error:
             self._forget(newcomer)  # the policy is beyond trust, but the capacity holds
+            if self._guard is not None:
+                self._guard.fail(error)
+                return
             raise PluginError(f"{type(self._policy).__name__} cannot evict: {error}") from error
         if victim is not newcomer and not self._prefers(candidate, victim, now):
             self._put_back(victim, newcomer, now)
@@ -355,8 +428,8 @@ class MemoryLevel:
         return self.remove_where(lambda _: True)
 
     def _expire(self, entry: Any) -> None:
-        """Drop an expired entry, unless another thread did, or stored a new value meanwhile."""
-        if GHOST < entry.expires <= self._clock():
+        """Drop an expired entry, unless another thread did, stored anew, or moved all meanwhile."""
+        if GHOST < entry.expires <= self._clock() and self._entries.get(entry.key) is entry:
             self._leave(entry, "expired")
 
     def _leave(self, entry: Any, cause: RemoveCause) -> None:
@@ -436,7 +509,7 @@ class MemoryLevel:
             entries = list(self._entries.values())
             gone = self._hits_of_the_gone
         hits = gone + sum([entry.uses for entry in entries])
-        misses = self._misses()
+        misses = self._misses_before + self._misses()
         with self._lock:
             return LevelStats(
                 hits=hits,

@@ -206,6 +206,21 @@ class PartitionedMemory:
             self._retire(leaving.partition)
             self._choose_get()
 
+    def tend(self, tend: Callable[[MemoryLevel], bool]) -> None:
+        """Let someone give levels other policies, who says of which he did.
+
+        Raises:
+            Exception: What he raises; what he did until then is done.
+        """
+        changed = False
+        try:
+            for level in self._levels():
+                changed |= tend(level)
+        finally:
+            if changed:
+                with self._lock:
+                    self._choose_get()
+
     # --- The level ---
 
     def _level(self, key: str) -> MemoryLevel:

@@ -16,6 +16,7 @@ from serving_app.api import operation_views as operation
 from serving_app.api.analysis_views import AnalysisView
 from serving_app.api.event_views import EventsView
 from serving_app.api.permissions import CanOperateEveryModel
+from serving_app.api.plugin_views import PluginsView, PluginSwitchView
 from serving_app.api.predict_views import PredictBatchView, PredictView
 from serving_app.api.registry_views import ModelVersionViewSet, ServedModelViewSet
 from serving_app.api.rollout_views import RollOutViewSet
@@ -84,6 +85,8 @@ urlpatterns = [
         name="warmuprun-questions",
     ),
     path("analysis", AnalysisView.as_view(), name="analysis"),
+    path("plugins", PluginsView.as_view(), name="plugins"),
+    path("plugins/<str:plugin>/switch-on", PluginSwitchView.as_view(), name="plugin-switch"),
     path("models", ServedModelViewSet.as_view(_models), name="servedmodel-list"),
     path(_name, ServedModelViewSet.as_view(_model), name="servedmodel-detail"),
     path(f"{_name}/promote", _of_one_model({"post": "promote"}), name="promote"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +47,7 @@ class LiveVersion:
         engine: Runs its model.
         catalogue: Its items.
         source: Where its users' features are, if it has one.
+        source_failed: Told of what that raises.
 
     Raises:
         ArtifactRejected: Its features do not fit its model.
@@ -59,6 +60,7 @@ class LiveVersion:
         engine: Engine[Ranking],
         catalogue: Catalogue,
         source: FeatureSource | None,
+        source_failed: Callable[[Exception], object] | None = None,
     ) -> None:
         self.record = record
         self.fingerprint = _fingerprint(record)
@@ -66,6 +68,7 @@ class LiveVersion:
         self.catalogue = catalogue
         self.layout = _layout(record, catalogue)
         self._source = source
+        self._source_failed = source_failed
         self._columns = _columns(record, source)
         self._engine = engine
         self.source_waits = source is not None and getattr(source, "waits", True)
@@ -91,6 +94,8 @@ class LiveVersion:
             known = self._source.features(user_id, context)
         except Exception as error:  # a plugin may raise anything; the waiters must hear of it
             self.outcomes.failed()
+            if self._source_failed is not None:
+                self._source_failed(error)
             raise InferenceError(
                 f"The feature source of {self.record.label} failed: {error}"
             ) from error
@@ -237,9 +242,23 @@ def open_version(
             finish=functools.partial(Ranking.of, catalogue),
         )
         undo.callback(engine.close)
-        live = LiveVersion(record, engine=engine, catalogue=catalogue, source=source)
+        live = LiveVersion(
+            record,
+            engine=engine,
+            catalogue=catalogue,
+            source=source,
+            source_failed=_counted_by(registry, record.feature_source),
+        )
         undo.pop_all()
     return live
+
+
+def _counted_by(registry: PluginRegistry, source: str) -> Callable[[Exception], object] | None:
+    """Return what counts the failures of a feature source; nothing can be done without it."""
+    if not source:
+        return None
+    part = registry.part("feature_sources", source)
+    return functools.partial(registry.failures.note, *part, switches_off=False)
 
 
 def open_feature_source(

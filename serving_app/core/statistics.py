@@ -12,6 +12,7 @@ import msgspec
 from cache_app.core.codec import CodecStats
 from cache_app.core.lease_waits import LeaseStats
 from cache_app.core.negative import NegativeStats
+from plugins.failures import PartFailures, summed
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.outcomes import OutcomeCounts
 from serving_app.core.request_counts import RecommenderStats
@@ -54,6 +55,8 @@ class Statistics:
     """Leases of keys; None: there are none, as L2 is not one Redis."""
     shadows: Mapping[str, Mapping[int, Mapping[int, ShadowStats]]] = field(default_factory=dict)
     """By model name, production's version, and the shadow's."""
+    plugins: Mapping[str, Mapping[str, PartFailures]] = field(default_factory=dict)
+    """What plugins did wrong, by plugin and part."""
 
     @classmethod
     def merged(cls, parts: Iterable[Statistics]) -> Statistics:
@@ -86,6 +89,7 @@ class Statistics:
             negative=NegativeStats.merged([part.negative for part in parts]),
             leases=LeaseStats.merged(leases) if leases else None,
             shadows=by_model({pair: ShadowStats.merged(each) for pair, each in shadows.items()}),
+            plugins=summed(part.plugins for part in parts),
         )
 
     def pairs(self) -> dict[Pair, ShadowStats]:

@@ -15,7 +15,7 @@ from plugins.checks import check_plugins
 from plugins.conf import plugin_settings
 from plugins.registry import KINDS, PluginRecord, PluginRegistry, Registry, register
 
-pytestmark = pytest.mark.contract("O7")
+pytestmark = [pytest.mark.contract("O7"), pytest.mark.django_db]
 
 KIND = next(kind for kind in KINDS if kind.plural == "frameworks")
 
@@ -97,6 +97,7 @@ def test_json(loads):
         "origin": "entry point",
         "module": "good_plugin",
         "api": None,
+        "parts": [],
         "state": "loaded",
         "reason": "",
         "hooks": ["recserve_frameworks"],
@@ -229,3 +230,16 @@ def test_blocked_plugins_are_blocked_for_real(settings):
         reset_registry()
     assert states["builtin_executors"] == "blocked"
     assert states["builtin_frameworks"] == "loaded"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"MAX_FAILURES": value} for value in (-1, 1001, 2.5, True, "5")),
+        *({"FAILURE_SECONDS": value} for value in (0, -1, float("nan"), True, "60")),
+    ],
+)
+def test_how_many_failures_are_too_many_is_checked(settings, given):
+    settings.RECSERVE = {"PLUGINS": given}
+    with pytest.raises(ImproperlyConfigured, match=next(iter(given))):
+        plugin_settings()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
 
-from plugins.apps import get_registry
+from plugins.apps import failures_everywhere, get_registry
+from plugins.failures import PartFailures
 from plugins.options import Option, did_you_mean
 from plugins.registry import KINDS, PluginRecord, PluginRegistry, Registered
 
@@ -40,6 +43,7 @@ class Command(BaseCommand):
             registry = get_registry()
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
+        failures = self._failures()
         kinds = [kind.plural for kind in KINDS if options["kind"] in {None, kind.plural}]
         records = list(registry.records)
         if options["name"]:
@@ -47,15 +51,44 @@ class Command(BaseCommand):
         elif options["kind"]:
             records = [record for record in records if options["kind"] in record.provides]
         if options["format"] == "json":
-            described = [_as_json(registry, record, kinds) for record in records]
+            described = [
+                {**_as_json(registry, record, kinds), "parts": _parts(failures, record)}
+                for record in records
+            ]
             self.stdout.write(json.dumps(described, indent=2, ensure_ascii=False))
         elif options["name"]:
             self.stdout.write("\n".join(_detail(registry, records[0], kinds)))
         else:
             self.stdout.write("\n".join(_table(records, kinds)))
+        if options["format"] == "table":
+            for line in _failing(failures, records):
+                self.stdout.write(line)
         failed = [record.name for record in registry.records if record.state == "failed"]
         if options["strict"] and failed:
             raise CommandError(f"{len(failed)} of the plugins failed: {', '.join(failed)}.")
+
+    def _failures(self) -> Mapping[str, Mapping[str, PartFailures]]:
+        """Return what plugins did wrong in the processes that serve, if the database says it."""
+        try:
+            return failures_everywhere()
+        except DatabaseError as error:
+            self.stderr.write(f"What plugins did wrong cannot be read: {error}")
+            return {}
+
+
+def _failing(
+    failures: Mapping[str, Mapping[str, PartFailures]], records: Sequence[PluginRecord]
+) -> Iterator[str]:
+    for record in records:
+        for part, one in failures.get(record.name, {}).items():
+            off = f"; switched off in {one.off} processes" if one.off else ""
+            yield f"\n{record.name}: {part} failed {one.failures} times{off}. Last: {one.error}"
+
+
+def _parts(
+    failures: Mapping[str, Mapping[str, PartFailures]], record: PluginRecord
+) -> list[dict[str, Any]]:
+    return [{"part": part, **asdict(one)} for part, one in failures.get(record.name, {}).items()]
 
 
 def _find(registry: PluginRegistry, name: str) -> PluginRecord:
