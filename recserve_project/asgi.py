@@ -24,12 +24,14 @@ from serving_app import wiring  # noqa: E402  (needs the apps to be loaded)
 from serving_app.api.body_limit import BodyLimit  # noqa: E402
 from serving_app.api.lane import Lane  # noqa: E402
 from serving_app.api.request_ids import RequestIds  # noqa: E402
+from serving_app.traces import traced  # noqa: E402
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_http = Lane(RequestIds(BodyLimit(_django)))  # type: ignore[arg-type]  # its scope is a dict, as servers give it
+_lane = Lane(RequestIds(BodyLimit(_django)))  # type: ignore[arg-type]  # its scope is a dict, as servers give it
+_http = traced(_lane)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -350,5 +350,6 @@ RECSERVE: dict[str, object] = {
         else {"BACKEND": "embedded", "PATH": str(VAR / "cache")},
         "EPOCH_FILE": str(VAR / "cache" / "epoch"),
     },
+    "TRACING": {"ENDPOINT": env.str("RECSERVE_OTLP_ENDPOINT", "")},
 }
 """recserve's own settings; every key has a default (docs/settings.md)."""

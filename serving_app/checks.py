@@ -15,6 +15,7 @@ from serving_app.conf import serving_settings
 from serving_app.log_conf import log_settings
 from serving_app.rollup_conf import rollup_settings
 from serving_app.segment_conf import segment_settings
+from serving_app.trace_conf import trace_settings
 from serving_app.warmup_conf import warmup_settings
 
 PARTS = {
@@ -26,6 +27,7 @@ PARTS = {
     "ROLLUPS",
     "SEGMENTS",
     "SERVING",
+    "TRACING",
     "WARM_UP",
 }
 """The keys of ``RECSERVE``; each app reads its own."""
@@ -49,6 +51,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         warmup_settings()
         segment_settings()
         rollup_settings()
+        trace_settings()
         serving = serving_settings()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="serving_app.E001")]

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import random
 import time
+from collections.abc import Callable
 
 from django.conf import settings
 
@@ -15,12 +16,13 @@ from serving_app.core.http_counts import HttpCounts
 from serving_app.core.request_record import RequestRecord
 from serving_app.log_conf import log_settings
 
-__all__ = ["HTTP", "finished", "is_logged", "user_hash"]
+__all__ = ["HTTP", "finished", "is_logged", "observe", "user_hash"]
 
 logger = logging.getLogger("recserve.access")
 
 HTTP = HttpCounts()
 """The requests of this process."""
+_observer: Callable[[RequestRecord], None] | None = None
 _QUIET = ("/api/v1/health", "/metrics", "/static/")
 """Paths that something asks every few seconds: their successes are not worth a line."""
 
@@ -45,6 +47,12 @@ def _key(secret: str) -> bytes:
     return hashlib.blake2b(secret.encode(), digest_size=32, person=b"recserve-users").digest()
 
 
+def observe(observer: Callable[[RequestRecord], None] | None) -> None:
+    """Let someone hear of every request that is finished; None: nobody does."""
+    global _observer  # noqa: PLW0603  (one per process)
+    _observer = observer
+
+
 def finished(record: RequestRecord) -> None:
     """Take note of a request that was answered, or given up. Any thread calls it; raises nothing.
 
@@ -53,6 +61,8 @@ def finished(record: RequestRecord) -> None:
     """
     seconds = time.perf_counter() - record.started
     HTTP.count(record.method, record.route, record.status, seconds)
+    if _observer is not None:
+        _observer(record)
     if not is_logged():
         return
     if 0 < record.status < 400:

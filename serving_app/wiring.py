@@ -22,7 +22,7 @@ from cache_app.plugin_switches import PluginSwitches
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError
 from plugins.apps import get_registry
-from serving_app import access, payload_log, process_statistics, rates, rollout
+from serving_app import access, payload_log, process_statistics, rates, rollout, traces
 from serving_app.activity import ActivityLog
 from serving_app.activity_conf import activity_settings
 from serving_app.conf import serving_settings
@@ -217,6 +217,7 @@ def stop() -> None:
             cache_wiring.reset()
         access.reset()
         rates.reset()
+        traces.stop()
         collector.unsettle()
         _serving = None
         _started = False
@@ -377,7 +378,9 @@ def _build() -> Serving:
     activity = ActivityLog(counting, written=count_hits)
     grouping = segment_settings()
     segments = SegmentTable(grouping.users)
-    recommender = Recommender(
+    tracing = traces.get_tracing()
+    new_recommender = Recommender if tracing is None else tracing.recommender
+    recommender = new_recommender(
         live,
         levels,
         get_generations(),
