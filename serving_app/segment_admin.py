@@ -92,7 +92,9 @@ class SegmentAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no type
 
     # --- What a rule would select ---
 
-    @theme.action(description=_("What would it select?"))  # type: ignore[untyped-decorator]  # theme
+    @theme.action(  # type: ignore[untyped-decorator]  # theme has no types
+        description=_("What would it select?"), attrs={"name": "try_rule"}
+    )
     def try_rule(self, request: HttpRequest, segment: Segment) -> None:
         """Do nothing here: `changeform_view` sees that the button was pressed."""
 
