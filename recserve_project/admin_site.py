@@ -8,6 +8,7 @@ from unfold.sites import UnfoldAdminSite
 
 from recserve_project.analysis_page import analysis_page
 from recserve_project.cache_page import cache_page
+from recserve_project.dashboard import dashboard_data, dashboard_page, dashboard_stream
 from recserve_project.plugins_page import plugins_page
 
 
@@ -19,6 +20,9 @@ class RecserveAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold has no
         return [
             path("analysis/", self.admin_view(self._analysis), name="analysis"),
             path("cache/", self.admin_view(self._cache), name="cache"),
+            path("dashboard/", self.admin_view(self._dashboard), name="dashboard"),
+            path("dashboard/data/", dashboard_data, name="dashboard_data"),
+            path("dashboard/stream/", dashboard_stream, name="dashboard_stream"),
             path("plugins/", self.admin_view(self._plugins), name="plugins"),
             *super().get_urls(),
         ]
@@ -28,6 +32,9 @@ class RecserveAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold has no
 
     def _cache(self, request: HttpRequest) -> HttpResponse:
         return cache_page(request, self)
+
+    def _dashboard(self, request: HttpRequest) -> HttpResponse:
+        return dashboard_page(request, self)
 
     def _plugins(self, request: HttpRequest) -> HttpResponse:
         return plugins_page(request, self)

@@ -20,7 +20,8 @@ warnings.filterwarnings(
 
 _django = get_asgi_application()
 
-from serving_app import wiring  # noqa: E402  (needs the apps to be loaded)
+from recserve_project import streams  # noqa: E402  (needs the apps to be loaded)
+from serving_app import wiring  # noqa: E402
 from serving_app.api.body_limit import BodyLimit  # noqa: E402
 from serving_app.api.lane import Lane  # noqa: E402
 from serving_app.api.request_ids import RequestIds  # noqa: E402
@@ -56,6 +57,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             await asyncio.to_thread(wiring.wait_until_ready)
             gc.collect()
             gc.freeze()  # what is there now stays: no collection need look at it again
+            streams.listen()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             wiring.detach()

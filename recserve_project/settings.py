@@ -216,9 +216,20 @@ UNFOLD = {
         }
     ],
     "SHOW_BACK_BUTTON": True,
+    "STYLES": [lambda _request: static("recserve/pages.css")],
     "SIDEBAR": {
         "show_search": False,
         "navigation": [
+            {
+                "title": _("Overview"),
+                "items": [
+                    {
+                        "title": _("Dashboard"),
+                        "icon": "speed",
+                        "link": reverse_lazy("admin:dashboard"),
+                    },
+                ],
+            },
             {
                 "title": _("Serving"),
                 "items": [

@@ -39,6 +39,7 @@ from serving_app.core.shadow import Shadows
 from serving_app.core.statistics import Statistics
 from serving_app.core.version_record import VersionRecord
 from serving_app.host.client import HostClient
+from serving_app.live_history import LiveHistory
 from serving_app.metric_families import collected, of_engines_elsewhere
 from serving_app.metrics import Teller
 from serving_app.models import Alias, ModelVersion, ServedModel
@@ -73,6 +74,8 @@ class Serving:
     evaluation: EvaluationThread | None
     """Decides who belongs to which segment; None: other processes do."""
     rollups: RollupWriter
+    history: LiveHistory
+    """What all processes told lately."""
 
 
 logger = logging.getLogger(__name__)
@@ -317,6 +320,7 @@ def _tell(
     shadows: Shadows,
     activity: ActivityLog,
     roll_up: Callable[..., None],
+    history: LiveHistory,
 ) -> None:
     """Let other processes know what this one counted, and judge roll-outs by what all did."""
     own = process_statistics.own(live, recommender, shadows)
@@ -324,6 +328,7 @@ def _tell(
     _tell_metrics(own, activity)
     roll_up(own)
     rollout.evaluate()
+    history.look(watched=False)
 
 
 def _sign_off(
@@ -397,6 +402,7 @@ def _build() -> Serving:
     rollups = RollupWriter(rollup_settings())
     rolls_up = functools.partial(_roll_up, live, host, rollups)
     news = _open_news()
+    history = LiveHistory()
     reconciler = Reconciler(
         live,
         look_around=_look_around(
@@ -404,7 +410,7 @@ def _build() -> Serving:
             activity,
             SegmentFollower(segments, cache.freshness, cache_wiring.divide_l1),
         ),
-        tell=functools.partial(_tell, live, recommender, shadows, activity, rolls_up),
+        tell=functools.partial(_tell, live, recommender, shadows, activity, rolls_up, history),
         sign_off=functools.partial(_sign_off, live, recommender, activity, rolls_up),
         open_version=opened,
         activated=_activated,
@@ -418,8 +424,18 @@ def _build() -> Serving:
         evaluator = Evaluator(process_name(), moved=lambda _: _tell_news(news))
         evaluation = EvaluationThread(evaluator, grouping.evaluate_seconds)
     return Serving(
-        *(live, recommender, reconciler, shadows, news, host, activity, warm_up),
-        *(segments, evaluation, rollups),
+        live=live,
+        recommender=recommender,
+        reconciler=reconciler,
+        shadows=shadows,
+        news=news,
+        host=host,
+        activity=activity,
+        warm_up=warm_up,
+        segments=segments,
+        evaluation=evaluation,
+        rollups=rollups,
+        history=history,
     )
 
 
