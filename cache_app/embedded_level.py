@@ -280,6 +280,26 @@ class EmbeddedLevel:
 
     # --- Looking at it all ---
 
+    def inspect(self, key: str) -> tuple[Stored, int] | None:
+        """Return what `get` would, and the bytes that it takes; no hit or miss is counted.
+
+        Raises:
+            LevelUnavailable: The file cannot be used.
+        """
+        text = text_of(key)
+        at = place_of(text)
+        file = self._access.file or self._access.open()
+        try:
+            with file.env.begin(db=file.values) as txn:
+                data = txn.get(at)
+        except lmdb.Error as error:
+            self._access.fail(file, error)
+        envelope = None if data is None else envelope_of(data, at, text)
+        stored = None if envelope is None else self.codec.decode(envelope, text)
+        if data is None or stored is None or stored.expires <= self._clock():
+            return None
+        return stored, len(data)
+
     def sample(self, n: int) -> list[tuple[bytes, bytes]]:
         """Return some entries' envelopes, each with the key that it is bound to.
 

@@ -183,6 +183,24 @@ class RedisLevel:
         """
         return self.remove_where(lambda _: True)
 
+    def inspect(self, key: str) -> tuple[Stored, int] | None:
+        """Return what `get` would, and the bytes that it takes; no hit or miss is counted.
+
+        Raises:
+            LevelUnavailable: Redis does not answer.
+        """
+        text = _text(key)
+        try:
+            data = self._servers.get(_PREFIX + text)
+        except ResponseError:  # a value of another type, which nothing of ours stored
+            return None
+        if not isinstance(data, bytes):
+            return None
+        stored = self.codec.decode(data, text)
+        if stored is None or stored.expires <= self._clock():
+            return None
+        return stored, len(data)
+
     def sample(self, n: int) -> list[tuple[bytes, bytes]]:
         """Return some entries' envelopes, each with the key that it is bound to.
 

@@ -9,6 +9,7 @@ from unfold.sites import UnfoldAdminSite
 from recserve_project.analysis_page import analysis_page
 from recserve_project.cache_page import cache_page
 from recserve_project.dashboard import dashboard_data, dashboard_page, dashboard_stream
+from recserve_project.entries_page import entries_page
 from recserve_project.plugins_page import plugins_page
 
 
@@ -20,6 +21,7 @@ class RecserveAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold has no
         return [
             path("analysis/", self.admin_view(self._analysis), name="analysis"),
             path("cache/", self.admin_view(self._cache), name="cache"),
+            path("cache/entries/", self.admin_view(self._entries), name="cache_entries"),
             path("dashboard/", self.admin_view(self._dashboard), name="dashboard"),
             path("dashboard/data/", dashboard_data, name="dashboard_data"),
             path("dashboard/stream/", dashboard_stream, name="dashboard_stream"),
@@ -32,6 +34,9 @@ class RecserveAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold has no
 
     def _cache(self, request: HttpRequest) -> HttpResponse:
         return cache_page(request, self)
+
+    def _entries(self, request: HttpRequest) -> HttpResponse:
+        return entries_page(request, self)
 
     def _dashboard(self, request: HttpRequest) -> HttpResponse:
         return dashboard_page(request, self)

@@ -20,6 +20,7 @@ from cache_app import theme
 from cache_app.core.generations import scope
 from cache_app.invalidation import invalidate_scopes
 from cache_app.models import Invalidation
+from serving_app.models import ServedModel
 
 PERMISSION = "serving_app.operate"
 """Who may see and use the page: staff with this permission; a superuser has every one."""
@@ -103,7 +104,7 @@ def cache_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
             except ValueError as error:
                 form.add_error("name", str(error))
             else:
-                _log(request, form.described, epoch)
+                log_invalidation(request, form.described, epoch)
                 said = _("Forgotten: the answers of %(what)s.") % {"what": form.described}
                 messages.success(request, said)
                 return HttpResponseRedirect(reverse("admin:cache"))
@@ -114,6 +115,7 @@ def cache_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
         "title": _("Forget everything?") if confirm else _("Cache"),
         "form": form,
         "confirm": confirm,
+        "models": ServedModel.objects.values_list("name", flat=True),
         "history": LogEntry.objects.filter(content_type=_content_type()).select_related("user")[
             :SHOWN
         ],
@@ -121,7 +123,7 @@ def cache_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
     return render(request, "admin/cache.html", context)
 
 
-def _log(request: HttpRequest, what: str, epoch: int) -> None:
+def log_invalidation(request: HttpRequest, what: str, epoch: int) -> None:
     """Keep in the admin's history who forgot what."""
     assert request.user.pk is not None, "admin_view lets nobody else in"
     LogEntry.objects.create(

@@ -319,6 +319,7 @@ def _tell(
     recommender: Recommender,
     shadows: Shadows,
     activity: ActivityLog,
+    *,
     roll_up: Callable[..., None],
     history: LiveHistory,
 ) -> None:
@@ -410,7 +411,9 @@ def _build() -> Serving:
             activity,
             SegmentFollower(segments, cache.freshness, cache_wiring.divide_l1),
         ),
-        tell=functools.partial(_tell, live, recommender, shadows, activity, rolls_up, history),
+        tell=functools.partial(
+            _tell, live, recommender, shadows, activity, roll_up=rolls_up, history=history
+        ),
         sign_off=functools.partial(_sign_off, live, recommender, activity, rolls_up),
         open_version=opened,
         activated=_activated,

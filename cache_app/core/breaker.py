@@ -231,6 +231,16 @@ class GuardedLevel:
         """
         return self._ask(self.level.clear)
 
+    def inspect(self, key: str) -> tuple[Stored, int] | None:
+        """Return what is stored, and the bytes that it takes, if the level can say that.
+
+        Raises:
+            LevelUnavailable: The level does not answer, or did not a moment ago.
+        """
+        inspect: Callable[[str], tuple[Stored, int] | None] | None
+        inspect = getattr(self.level, "inspect", None)
+        return None if inspect is None else self._ask(inspect, key)
+
     def stats(self) -> GuardedStats:
         """Return the counts; those that were seen last while the level is down."""
         with contextlib.suppress(LevelUnavailable):

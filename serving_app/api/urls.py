@@ -14,6 +14,7 @@ from rest_framework_simplejwt.views import TokenBlacklistView
 
 from serving_app.api import operation_views as operation
 from serving_app.api.analysis_views import AnalysisView
+from serving_app.api.cache_entry_views import CacheEntriesView
 from serving_app.api.event_views import EventsView
 from serving_app.api.permissions import CanOperateEveryModel
 from serving_app.api.plugin_views import PluginsView, PluginSwitchView
@@ -68,6 +69,7 @@ urlpatterns = [
     path("health/ready", operation.ReadyView.as_view(), name="health-ready"),
     path("serving/stats", operation.ServingStatsView.as_view(), name="serving-stats"),
     path("cache/stats", operation.CacheStatsView.as_view(), name="cache-stats"),
+    path("cache/entries", CacheEntriesView.as_view(), name="cache-entries"),
     path("cache/clear", operation.CacheClearView.as_view(), name="cache-clear"),
     path("cache/invalidate", operation.CacheInvalidateView.as_view(), name="cache-invalidate"),
     path("cache/warmup", WarmUpView.as_view(), name="cache-warmup"),

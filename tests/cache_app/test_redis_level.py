@@ -100,6 +100,22 @@ def test_what_is_stored_is_found_and_forgotten(level):
     assert stats.entries == 0
 
 
+def test_looking_at_an_entry_counts_as_no_hit(server, level):
+    value = stored()
+    assert level.inspect(KEY) is None
+    level.put(KEY, value, "miss")
+    found, size = level.inspect(KEY)
+    assert found == value
+    assert size == server.client.strlen(AT)
+    server.client.set(AT, b"rubbish")
+    assert level.inspect(KEY) is None
+    server.client.delete(AT)
+    server.client.lpush(AT, b"a list")
+    assert level.inspect(KEY) is None
+    stats = level.stats()
+    assert (stats.hits, stats.misses) == (0, 0)
+
+
 def test_any_text_is_a_key(level):
     for key in ("", "é€😀", "\ud800", "a" * 5000, "{x}", "*", "[a-z]?"):
         level.put(key, stored(key[:5].encode("utf-8", "replace").decode()), "miss")
