@@ -9,6 +9,7 @@ from unfold.sites import UnfoldAdminSite
 from recserve_project.analysis_page import analysis_page
 from recserve_project.cache_page import cache_page
 from recserve_project.dashboard import dashboard_data, dashboard_page, dashboard_stream
+from recserve_project.dashboard_past import dashboard_past
 from recserve_project.entries_page import entries_page
 from recserve_project.plugins_page import plugins_page
 
@@ -24,6 +25,7 @@ class RecserveAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # unfold has no
             path("cache/entries/", self.admin_view(self._entries), name="cache_entries"),
             path("dashboard/", self.admin_view(self._dashboard), name="dashboard"),
             path("dashboard/data/", dashboard_data, name="dashboard_data"),
+            path("dashboard/past/", dashboard_past, name="dashboard_past"),
             path("dashboard/stream/", dashboard_stream, name="dashboard_stream"),
             path("plugins/", self.admin_view(self._plugins), name="plugins"),
             *super().get_urls(),

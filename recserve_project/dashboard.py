@@ -29,7 +29,7 @@ from serving_app.live_history import HISTORY_SECONDS, LiveHistory
 from serving_app.models import Activation, ServedModel
 from serving_app.reconciler import process_name
 
-__all__ = ["dashboard_data", "dashboard_page", "dashboard_stream"]
+__all__ = ["PERMISSION", "dashboard_data", "dashboard_page", "dashboard_stream", "refused"]
 
 PERMISSION = "serving_app.operate"
 """Who may see it: staff with this permission; a superuser has every one."""
@@ -63,7 +63,7 @@ def dashboard_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
 def dashboard_data(request: HttpRequest) -> HttpResponse:
     """Return figures once, as JSON: for a page without a stream, and to begin with."""
     if not (admin.site.has_permission(request) and request.user.has_perm(PERMISSION)):
-        return _refused()
+        return refused()
     try:
         _look(wiring.get_serving().history)
     except DatabaseError:
@@ -77,7 +77,7 @@ async def dashboard_stream(request: HttpRequest) -> HttpResponseBase:
     """Stream figures as server-sent events, each as `dashboard_data` returns them."""
     user = await request.auser()
     if not (user.is_active and user.is_staff and await user.ahas_perm(PERMISSION)):
-        return _refused()
+        return refused()
     if not isinstance(request, ASGIRequest):
         return JsonResponse({"detail": _("There is no stream here; ask for data.")}, status=406)
     selection = _Selection(request)
@@ -97,7 +97,8 @@ async def dashboard_stream(request: HttpRequest) -> HttpResponseBase:
         return JsonResponse({"detail": _("Too many streams are open.")}, status=503)
 
 
-def _refused() -> JsonResponse:
+def refused() -> JsonResponse:
+    """Return what everybody gets who may not see the figures."""
     return JsonResponse({"detail": _("You may not see this; sign in again.")}, status=403)
 
 

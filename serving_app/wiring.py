@@ -228,7 +228,10 @@ def stop() -> None:
 
 
 def _look_around(
-    trainer: Trainer | None, activity: ActivityLog, segments: SegmentFollower
+    trainer: Trainer | None,
+    activity: ActivityLog,
+    segments: SegmentFollower,
+    history: LiveHistory,
 ) -> Callable[[], None]:
     """Return what the cache has to look for at each pass of the reconciler."""
     generations = get_generations()
@@ -242,6 +245,7 @@ def _look_around(
         activity.flush()
         segments.refresh()
         cache_wiring.settle_l1()
+        history.look(watched=False)
         refresh_dictionaries()
         if trainer is not None:
             trainer.consider()
@@ -319,9 +323,7 @@ def _tell(
     recommender: Recommender,
     shadows: Shadows,
     activity: ActivityLog,
-    *,
     roll_up: Callable[..., None],
-    history: LiveHistory,
 ) -> None:
     """Let other processes know what this one counted, and judge roll-outs by what all did."""
     own = process_statistics.own(live, recommender, shadows)
@@ -329,7 +331,6 @@ def _tell(
     _tell_metrics(own, activity)
     roll_up(own)
     rollout.evaluate()
-    history.look(watched=False)
 
 
 def _sign_off(
@@ -410,10 +411,9 @@ def _build() -> Serving:
             Trainer() if cache.train_dictionaries else None,
             activity,
             SegmentFollower(segments, cache.freshness, cache_wiring.divide_l1),
+            history,
         ),
-        tell=functools.partial(
-            _tell, live, recommender, shadows, activity, roll_up=rolls_up, history=history
-        ),
+        tell=functools.partial(_tell, live, recommender, shadows, activity, rolls_up),
         sign_off=functools.partial(_sign_off, live, recommender, activity, rolls_up),
         open_version=opened,
         activated=_activated,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -11,7 +12,8 @@ from django.db import DatabaseError
 
 from plugins import RecommendationRequest
 from recserve_project import dashboard, streams
-from serving_app import process_statistics, wiring
+from serving_app import process_statistics, rollup_writer, wiring
+from serving_app.core.rollups import Series
 from serving_app.reconciler import process_name
 
 pytestmark = [pytest.mark.django_db, pytest.mark.contract("O2")]
@@ -176,3 +178,42 @@ def test_a_server_that_stops_ends_its_streams_at_once(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, interrupt)
+
+
+PAST = f"{PAGE}past/"
+
+
+def test_longer_periods_come_out_of_the_sums_by_minute(person, live_model):
+    """Three requests in one minute, two of one segment; the minutes before are missing."""
+    minute = time.time() // 60 * 60 - 120
+    answers = {
+        Series("answers", "default", level=level): n for level, n in (("l1", 2), ("model", 1))
+    }
+    lookups = {
+        Series("lookups", "default", "new", "l1"): 2,
+        Series("lookups", "default", "all", "miss"): 1,
+    }
+    rollup_writer.add({minute: {**answers, **lookups, Series("told"): 30}})
+    client = person("operate")
+    points = client.get(PAST, {"minutes": 60}).json()["points"]
+    assert len(points) == 61
+    (told,) = [point for point in points if not point["empty"]]
+    assert (told["at"], told["rate"]) == (minute, 3 / 60)
+    assert told["hit_rate"] == pytest.approx(2 / 3)
+    assert told["levels"] == {"l1": pytest.approx(2 / 3)}
+    new = client.get(PAST, {"minutes": 60, "segment": "new", "model": "default"}).json()["points"]
+    (told,) = [point for point in new if not point["empty"]]
+    assert (told["rate"], told["hit_rate"], told["errors"]) == (2 / 60, 1.0, None)
+    other = client.get(PAST, {"minutes": 360, "model": "other"}).json()["points"]
+    assert sum(point["rate"] for point in other) == 0
+
+
+@pytest.mark.parametrize("minutes", ["", "61", "rubbish", "-1"])
+def test_only_the_periods_that_there_are_can_be_chosen(person, live_model, minutes):
+    answer = person("operate").get(PAST, {"minutes": minutes})
+    assert answer.status_code == 400
+    assert "60, 360, 1440, 10080" in answer.json()["detail"]
+
+
+def test_only_operators_see_the_past(person, live_model):
+    assert person("predict").get(PAST, {"minutes": 60}).status_code == 403

@@ -8,7 +8,12 @@
   const TICK = 2000; // between two questions without a stream
   const GAP = 25; // seconds without a point that are shown as a gap
   const COLORS = ["#7c3aed", "#0891b2", "#d97706", "#dc2626", "#059669", "#64748b"];
+  const LIVE = 15; // minutes that are drawn out of the stream; longer periods are fetched
+  const PAUSE = 30000; // between two times that a longer period is fetched
   let points = [];
+  let past = [];
+  let fetched = null;
+  let lastly = null;
   let source = null;
   let timer = null;
   let latest = 0;
@@ -17,17 +22,27 @@
   // --- Charts ---------------------------------------------------------------------------------
 
   const dark = () => document.documentElement.classList.contains("dark");
-  const time = (at) =>
+  const minutes = () => Number(form.elements.minutes.value);
+  const time = (at) => (minutes() > 1440
+    ? new Date(at * 1000).toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" })
+    : clock(at));
+  const clock = (at) =>
     new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
   // A part of which a worker's counts are missing is dashed.
   const segment = {
     borderDash: (c) => (c.chart.silent && c.chart.silent[c.p1DataIndex] ? [3, 3] : undefined),
   };
 
+  // A point between two gaps has no line that would show it.
+  const lonely = (c) => {
+    const near = (i) => c.dataset.data[i] && c.dataset.data[i].y !== null;
+    return near(c.dataIndex - 1) || near(c.dataIndex + 1) ? 0 : 2;
+  };
+
   function line(id, names, more = {}) {
     const datasets = names.map((label, i) => ({
       label, data: [], borderColor: COLORS[i], backgroundColor: COLORS[i] + "55",
-      borderWidth: 1.5, pointRadius: 0, tension: 0, spanGaps: false, fill: more.stacked || false, segment,
+      borderWidth: 1.5, pointRadius: lonely, tension: 0, spanGaps: false, fill: more.stacked || false, segment,
     }));
     return new Chart(byId(id), {
       type: "line",
@@ -80,7 +95,8 @@
 
   // Points with a gap between them get an empty one, so that the line breaks.
   function shown() {
-    const first = latest - 60 * Number(form.elements.minutes.value);
+    if (minutes() > LIVE) return past;
+    const first = latest - 60 * minutes();
     const rows = [];
     for (const point of points) {
       if (point.at < first) continue;
@@ -94,12 +110,13 @@
   }
 
   function draw(lately) {
+    drawBatches(lately);
     const rows = shown();
     const silent = rows.map((row) => row.silent.length > 0);
     const put = (chart, columns) => {
       chart.silent = silent;
       chart.options.scales.x.max = latest;
-      chart.options.scales.x.min = latest - 60 * Number(form.elements.minutes.value);
+      chart.options.scales.x.min = latest - 60 * minutes();
       columns.forEach((column, i) => { chart.data.datasets[i].data = column; });
       chart.update("none");
     };
@@ -111,10 +128,13 @@
     const names = [...new Set(rows.flatMap((row) => Object.keys(row.levels || {})))].sort();
     charts.levels.data.datasets = names.map((label, i) => ({
       ...(charts.levels.data.datasets.find((each) => each.label === label) || {}),
-      label, borderColor: COLORS[i], backgroundColor: COLORS[i] + "55", borderWidth: 1.5, pointRadius: 0,
+      label, borderColor: COLORS[i], backgroundColor: COLORS[i] + "55", borderWidth: 1.5, pointRadius: lonely,
       spanGaps: false, fill: true, segment,
     }));
     put(charts.levels, names.map((name) => column((row) => (row.hit_rate === null ? null : row.levels[name] || 0))));
+  }
+
+  function drawBatches(lately) {
     const sizes = lately ? Object.entries(lately.batch_sizes) : [];
     charts.batches.data.labels = sizes.map(([size]) => (size === "1" ? "1" : "≤ " + size));
     charts.batches.data.datasets[0].data = sizes.map(([, n]) => n);
@@ -212,7 +232,9 @@
     points.push(...data.points.filter((point) => !points.length || point.at > points[points.length - 1].at));
     points = points.filter((point) => point.at > data.now - data.keeps);
     tell(data);
-    draw(data.lately);
+    lastly = data.lately;
+    if (minutes() > LIVE) drawBatches(lastly);
+    else draw(lastly);
     root.dataset.ready = "yes";
   }
 
@@ -223,6 +245,22 @@
     for (const name of ["model", "segment"]) if (form.elements[name].value) chosen.set(name, form.elements[name].value);
     if (points.length) chosen.set("since", points[points.length - 1].at);
     return chosen;
+  }
+
+  async function fetchPast() {
+    clearTimeout(fetched);
+    if (minutes() <= LIVE) return;
+    const mine = opened;
+    const chosen = query();
+    chosen.delete("since");
+    chosen.set("minutes", minutes());
+    try {
+      const answer = await fetch(`${root.dataset.past}?${chosen}`, { headers: { Accept: "application/json" } });
+      if (!answer.ok) throw new Error(String(answer.status));
+      const found = (await answer.json()).points;
+      if (mine === opened) { past = found; draw(lastly); }
+    } catch { /* the link says how the server is; the next time may do */ }
+    fetched = setTimeout(fetchPast, PAUSE);
   }
 
   function link(text, kind) {
@@ -251,6 +289,8 @@
     clearTimeout(timer);
     if (source) source.close();
     points = [];
+    past = [];
+    fetchPast();
     if (!window.EventSource) { poll(mine); return; }
     listen(mine);
   }
@@ -277,11 +317,11 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.elements.model.addEventListener("change", open);
   form.elements.segment.addEventListener("change", open);
-  form.elements.minutes.addEventListener("change", () => draw(null));
+  form.elements.minutes.addEventListener("change", () => { past = []; draw(lastly); fetchPast(); });
   document.addEventListener("visibilitychange", () => {
     // A page that nobody sees costs the server nothing.
-    if (document.hidden) { opened++; clearTimeout(timer); if (source) source.close(); }
-    else { const mine = ++opened; if (window.EventSource) listen(mine); else poll(mine); }
+    if (document.hidden) { opened++; clearTimeout(timer); clearTimeout(fetched); if (source) source.close(); }
+    else { const mine = ++opened; fetchPast(); if (window.EventSource) listen(mine); else poll(mine); }
   });
   paint();
   open();
