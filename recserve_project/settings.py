@@ -228,6 +228,16 @@ UNFOLD = {
                         "icon": "speed",
                         "link": reverse_lazy("admin:dashboard"),
                     },
+                    {
+                        "title": _("History"),
+                        "icon": "history",
+                        "link": reverse_lazy("admin:history"),
+                    },
+                    {
+                        "title": _("Settings in force"),
+                        "icon": "tune",
+                        "link": reverse_lazy("admin:settings"),
+                    },
                 ],
             },
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from django.contrib.admin.models import ADDITION, CHANGE
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
@@ -18,6 +19,7 @@ from rest_framework.serializers import BaseSerializer
 from serving_app import promotion, registration, wiring
 from serving_app.api import serializers
 from serving_app.api.authentication import access_of
+from serving_app.api.history import KeepsHistory, log
 from serving_app.api.permissions import CanOperateOrAdminister
 from serving_app.models import ModelVersion, ServedModel
 
@@ -26,7 +28,7 @@ def _user(request: Request) -> User | None:
     return request.user if isinstance(request.user, User) else None
 
 
-class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
+class ServedModelViewSet(KeepsHistory, viewsets.ModelViewSet[ServedModel]):
     """Models."""
 
     queryset = ServedModel.objects.prefetch_related("activations__version", "aliases__version")
@@ -114,6 +116,7 @@ class ServedModelViewSet(viewsets.ModelViewSet[ServedModel]):
     create=extend_schema(description="Validate a version and register it; it is not live yet."),
 )
 class ModelVersionViewSet(
+    KeepsHistory,
     mixins.ListModelMixin,
     mixins.RetrieveModelMixin,
     mixins.CreateModelMixin,
@@ -146,12 +149,15 @@ class ModelVersionViewSet(
         given = serializer.validated_data
         given["feature_names"] = tuple(given.get("feature_names", ()))
         draft = registration.Draft(**given)
-        serializer.instance = registration.register(model.name, draft, by=_user(self.request))
+        version = registration.register(model.name, draft, by=_user(self.request))
+        log(self.request, version, ADDITION, "Registered by the API")
+        serializer.instance = version
 
     @extend_schema(request=None, responses=serializers.ModelVersionSerializer)
     @action(detail=True, methods=["post"])
     def validate(self, request: Request, name: str, number: str) -> Response:
         """Validate the version again; ``problem`` says what is wrong, if anything."""
         version = self.get_object()
-        registration.revalidate(version)
+        problem = registration.revalidate(version)
+        log(request, version, CHANGE, problem or "Validated by the API")
         return Response(self.get_serializer(version).data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.admin.models import ADDITION, CHANGE
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
@@ -19,6 +20,7 @@ from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
 
 from serving_app.access import create_token
 from serving_app.access_models import ServiceToken
+from serving_app.api.history import log
 from serving_app.api.permissions import CanAdministerEveryModel
 from serving_app.api.throttles import SignInThrottle
 from serving_app.models import ServedModel
@@ -160,9 +162,11 @@ class ServiceTokenViewSet(
             expires=given.get("expires"),
             by=request.user if isinstance(request.user, User) else None,
         )
+        log(request, row, ADDITION, "Given by the API")
         body = {**self.get_serializer(row).data, "token": text}
         return Response(body, status=status.HTTP_201_CREATED)
 
     def perform_destroy(self, instance: ServiceToken) -> None:
         """Revoke the token."""
         instance.revoke()
+        log(self.request, instance, CHANGE, "Revoked by the API")
