@@ -95,21 +95,27 @@ class ActivityLog:
             request: What was asked.
             hit: Whether the cache had a fresh answer.
         """
+        self.asked_of(
+            *(request.model_name, request.alias, request.user_id, request.context),
+            *(request.features is not None, hit),
+        )
+
+    def asked_of(  # noqa: PLR0917  (the shortest call)
+        self,
+        model_name: str,
+        alias: str,
+        user_id: UserId,
+        context: Mapping[str, Any],
+        own_features: bool,
+        hit: bool,
+        /,
+    ) -> None:
+        """Do what `asked` does, with what it takes of the request."""
         waiting = self._waiting
         if len(waiting) >= self._room:
             self._drop(1)
             return
-        waiting.append(
-            (
-                request.model_name,
-                request.alias,
-                request.user_id,
-                request.context,
-                request.features is not None,
-                self._clock(),
-                hit,
-            )
-        )
+        waiting.append((model_name, alias, user_id, context, own_features, self._clock(), hit))
 
     def flush(self, *, at_once: bool = False) -> None:
         """Count what waits; every few seconds, or ``at_once``, add the counts to the database.

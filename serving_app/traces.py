@@ -154,14 +154,14 @@ class _TracedRecommender(Recommender):
             return found
 
     def _outcome(
-        self, pending: Pending | RecserveError
-    ) -> tuple[Recommendation | RecserveError, str | None]:
+        self, request: RecommendationRequest, pending: Pending | RecserveError
+    ) -> tuple[Recommendation | RecserveError, str | None, str]:
         """Tell of the batch that an answer was computed in.
 
         Whoever ran it says how long it was, and not when: it has ended just now, but for what
         ranking and waking took.
         """
-        outcome = super()._outcome(pending)
+        outcome = super()._outcome(request, pending)
         answer = outcome[0]
         if (
             _is_traced()

@@ -29,6 +29,7 @@ from serving_app.conf import serving_settings
 from serving_app.core import collector
 from serving_app.core.engine import OpenEngine, open_engine
 from serving_app.core.features import Row
+from serving_app.core.hit_path import HitPath
 from serving_app.core.live_models import PRODUCTION, Lease, LiveModels, Routes
 from serving_app.core.live_version import LiveVersion, open_version
 from serving_app.core.ranking import Ranking
@@ -76,6 +77,8 @@ class Serving:
     rollups: RollupWriter
     history: LiveHistory
     """What all processes told lately."""
+    hits: HitPath
+    """The event loop's way to what is in memory."""
 
 
 logger = logging.getLogger(__name__)
@@ -439,6 +442,7 @@ def _build() -> Serving:
         evaluation=evaluation,
         rollups=rollups,
         history=history,
+        hits=recommender.hit_path(activity.asked_of if counting.record else None),
     )
 
 

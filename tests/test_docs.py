@@ -16,6 +16,7 @@ from serving_app.conf import ServingSettings
 from serving_app.log_conf import LogSettings
 from serving_app.rollup_conf import RollupSettings
 from serving_app.segment_conf import SegmentSettings
+from serving_app.trace_conf import TraceSettings
 from serving_app.warmup_conf import WarmupSettings
 from tests.journeys.conftest import ROOT
 
@@ -28,7 +29,7 @@ def test_every_setting_is_documented():
     page = text("docs/settings.md")
     for settings in (
         *(AccessSettings, ActivitySettings, CacheSettings, LogSettings, PluginSettings),
-        *(RollupSettings, SegmentSettings, ServingSettings, WarmupSettings),
+        *(RollupSettings, SegmentSettings, ServingSettings, TraceSettings, WarmupSettings),
     ):
         for field in dataclasses.fields(settings):
             name = field.name.upper()

@@ -19,7 +19,7 @@ from cache_app.core.keys import check_name, entry_of
 from plugins.contracts import UserId
 from plugins.errors import LevelUnavailable
 
-__all__ = ["EVERYTHING", "Generations", "scope", "scopes_of"]
+__all__ = ["EVERYTHING", "Generations", "own_scopes", "scope", "scopes_of", "shared_scopes"]
 
 EVERYTHING = "all"
 """The scope of every key."""
@@ -75,15 +75,19 @@ def scopes_of(
 ) -> tuple[str, ...]:
     """Return the scopes that a key belongs to, but for its own (see `Generations.of`)."""
     return (
-        *_shared_scopes(model_name, version, segment),
-        f"u:{user_id}",
-        f"mu:{len(model_name)}:{model_name}:{user_id}",
+        *shared_scopes(model_name, version, segment),
+        *own_scopes(user_id, model_name),
         *(f"t:{tag}" for tag in tags),
     )
 
 
+def own_scopes(user_id: UserId, model_name: str) -> tuple[str, str]:
+    """Return the scopes that a user's keys alone belong to."""
+    return f"u:{user_id}", f"mu:{len(model_name)}:{model_name}:{user_id}"
+
+
 @functools.lru_cache(maxsize=1024)
-def _shared_scopes(model_name: str, version: int, segment: str) -> tuple[str, ...]:
+def shared_scopes(model_name: str, version: int, segment: str) -> tuple[str, ...]:
     """Return the scopes that keys of many users have in common."""
     return (
         EVERYTHING,

@@ -27,8 +27,10 @@ from plugins.errors import InvalidInput
 __all__ = [
     "MOST_TAGS",
     "TAGS",
+    "KeyPrefix",
     "check_name",
     "digest_features",
+    "digester",
     "entry_of",
     "in_generation",
     "in_namespace",
@@ -88,6 +90,34 @@ def recommendation_key(
     features = _quoted(features_digest) or _NONE
     entry = f"{prefix}:{_user(user_id)}:{_digest_context(context)}:{features}"
     return in_generation(entry, generation) if generation else entry
+
+
+class KeyPrefix:
+    """What the keys of one version in one segment begin with, made once for all of them.
+
+    Its `entry` is what `recommendation_key` returns without a generation, in a third of the time.
+    """
+
+    __slots__ = ("_prefix",)
+
+    def __init__(
+        self, *, namespace: str, model_name: str, version: int, fingerprint: str, segment: str
+    ) -> None:
+        self._prefix = _prefix(namespace, model_name, f"{version}-{fingerprint}", segment)
+
+    def entry(self, user_id: UserId, context: Mapping[str, Any], features_digest: str) -> str:
+        """Return the key of a request, without its generation.
+
+        Args:
+            user_id: The user.
+            context: The circumstances.
+            features_digest: Hexadecimal digits, or nothing.
+
+        Raises:
+            InvalidInput: As `recommendation_key`.
+        """
+        circumstances = _digest_context(context) if context else _NONE
+        return f"{self._prefix}:{_user(user_id)}:{circumstances}:{features_digest or _NONE}"
 
 
 def in_namespace(namespace: str) -> str:
@@ -174,6 +204,24 @@ def digest_features(row: Sequence[NDArray[Any]]) -> str:
         parts.append(head)
         parts.append((array if little is None else array.astype(little)).tobytes())
     return _digest(b"".join(parts))
+
+
+def digester(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Callable[[bytes], str]:
+    """Return what `digest_features` would of a row of one array, as a function of its bytes.
+
+    Args:
+        dtype: The array's datatype. The bytes are little-endian whatever it says.
+        shape: The array's shape.
+    """
+    head, _ = _described(dtype, shape)
+    begun = hashlib.blake2b(head, digest_size=16)
+
+    def digest(data: bytes) -> str:
+        copy = begun.copy()
+        copy.update(data)
+        return copy.hexdigest()
+
+    return digest
 
 
 @functools.lru_cache(maxsize=1024)

@@ -172,6 +172,8 @@ class Levels:
             raise ValueError(f"Two levels have the same name: {names}.")
         self._levels = tuple(levels)
         self._all = tuple(enumerate(levels))
+        # Only a level in memory has one; L1's changes when it is divided.
+        self._first: Any = levels[0] if levels and hasattr(levels[0], "peek") else None
         waiting = [depth for depth, level in self._all if getattr(level, "waits", False)]
         first = min(waiting, default=len(self._all))
         self.quick: Look = self._all[:first]
@@ -249,6 +251,29 @@ class Levels:
             if value is not None and (best is None or fresh_for > best.fresh_for):
                 best = Known(value, expires - life[1] - life[0], fresh_for)
         return best
+
+    def peek(self, key: str) -> Found | None:
+        """Return the fresh value that the first level has at hand, or None; nobody hears of it.
+
+        It waits for nothing and counts nothing; `touch` does, for a value that is then used. None
+        says only that `find` must be asked.
+        """
+        if self._first is None:
+            return None
+        stored = self._first.peek(key)
+        if stored is None:
+            return None
+        expires = stored.expires  # in this order, as in `find`
+        life = stored.life
+        value = stored.value
+        fresh_until = expires - life[1]
+        if value is None or fresh_until <= self._clock():
+            return None
+        return _new_found((value, self._levels[0].name, fresh_until - life[0], expires, 0.0))
+
+    def touch(self, key: str) -> None:
+        """Let the first level count, and its policy hear of, the use of what `peek` returned."""
+        self._levels[0].get(key)
 
     def age(self, found: Found) -> float:
         """Return the seconds since a value was computed."""

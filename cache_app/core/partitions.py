@@ -89,6 +89,8 @@ class PartitionedMemory:
         self._gone: defaultdict[str, LevelStats] = defaultdict(LevelStats)
         self.get: Callable[[str], Any] = self._rest.level.get
         """Returns the entry under a key, or None for a miss: see `MemoryLevel.get`."""
+        self.peek: Callable[[str], Any] = self._rest.level.peek
+        """Returns the entry of a key that `get` would serve; nobody hears of it."""
 
     # --- Dividing ---
 
@@ -139,6 +141,8 @@ class PartitionedMemory:
     def _choose_get(self) -> None:
         """Look up in the way that is the shortest now."""
         rest_get = self._rest.level.get
+        whole = not (self._leaving or self._parts)
+        self.peek = self._rest.level.peek if whole else self._peek_in_all
         if self._leaving:
             self.get = self._get_moving
         elif not self._parts:
@@ -265,8 +269,7 @@ class PartitionedMemory:
         """Forget every resident; return how many there were."""
         return sum(level.clear() for level in self._levels())
 
-    def peek(self, key: str) -> Any:
-        """Return the entry of a key that `get` would serve; nobody hears of it."""
+    def _peek_in_all(self, key: str) -> Any:
         found = (level.peek(key) for level in reversed(self._levels()))
         return next((entry for entry in found if entry is not None), None)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from serving_app import wiring
@@ -13,6 +14,7 @@ from serving_app.core.request_record import REQUEST_ID, RequestRecord, request_i
 
 __all__ = ["BATCH", "LIVE", "PREDICT", "READY", "BodyTooLarge", "Exchange", "Gone"]
 
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -21,6 +23,7 @@ PREDICT, BATCH = "/api/v1/predict", "/api/v1/predict/batch"
 LIVE, READY = "/api/v1/health/live", "/api/v1/health/ready"
 _METHODS = {PREDICT: "POST", BATCH: "POST", LIVE: "GET", READY: "GET"}
 _ALLOW = {"POST": "POST, OPTIONS", "GET": "GET, HEAD, OPTIONS"}
+_NOTHING: Mapping[str, str] = {}
 _JSON = b"application/json"
 _ID = REQUEST_ID.lower().encode()
 _ACCEPTED = frozenset({b"*/*", _JSON})
@@ -44,7 +47,10 @@ class BodyTooLarge(Exception):
 class Exchange:
     """One request and its answer. The event loop's thread uses it."""
 
-    __slots__ = ("headers", "method", "path", "receive", "record", "secure", "send", "settings")
+    __slots__ = (
+        *("_first", "_record", "headers", "id", "method", "path", "receive", "secure", "send"),
+        *("settings", "started"),
+    )
 
     def __init__(
         self,
@@ -61,13 +67,20 @@ class Exchange:
         self.settings = settings
         self.receive = receive
         self.send = send
+        self.started = time.perf_counter()
         given = headers.get(_ID)
-        self.record = RequestRecord(
-            request_id(None if given is None else given.decode("latin-1")),
-            self.method,
-            self.path,
-            route=self.path[1:],
-        )
+        self.id = request_id(None if given is None else given.decode("latin-1"))
+        self._record: RequestRecord | None = None
+        self._first: MutableMapping[str, Any] | None = None
+
+    @property
+    def record(self) -> RequestRecord:
+        """The request's record, made when it is first wanted: a hit does without."""
+        if self._record is None:
+            self._record = RequestRecord(
+                self.id, self.method, self.path, started=self.started, route=self.path[1:]
+            )
+        return self._record
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive, send: Send) -> Exchange | None:
@@ -86,6 +99,14 @@ class Exchange:
             return cls(scope, headers, settings, receive, send)
         return None
 
+    async def body_in_one(self) -> bytes | None:
+        """Return the request's body, if its first message is all of it; else `body` reads it."""
+        self._first = message = await self.receive()
+        if message["type"] != "http.request" or message.get("more_body", False):
+            return None
+        body: bytes = message.get("body", b"")
+        return body if len(body) <= self.settings.limits.max_body_bytes else None
+
     async def body(self) -> bytes:
         """Return the request's body.
 
@@ -96,7 +117,7 @@ class Exchange:
         limit = self.settings.limits.max_body_bytes
         if int(self.headers[b"content-length"]) > limit:
             raise BodyTooLarge
-        message = await self.receive()
+        message = await self.receive() if self._first is None else self._first
         body: bytes = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body", False):
             if len(body) > limit:
@@ -125,12 +146,17 @@ class Exchange:
 
     async def _send_with_id(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            header = (_ID, self.record.id.encode())
+            header = (_ID, self.id.encode())
             message = {**message, "headers": [*message["headers"], header]}
         await self.send(message)
 
     async def answer(
-        self, content: bytes, *, status: int, kind: bytes = _JSON, more: dict[str, str]
+        self,
+        content: bytes,
+        *,
+        status: int,
+        kind: bytes = _JSON,
+        more: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Send an answer with all the headers that Django's door gives it.
 
@@ -140,10 +166,9 @@ class Exchange:
             kind: The media type.
             more: Headers of this answer alone.
         """
-        self.record.status = status
         out: list[Header] = [
             *self.settings.headers(_ALLOW[self.method], kind, secure=self.secure),
-            (_ID, self.record.id.encode()),
+            (_ID, self.id.encode()),
         ]
         if more:
             out += [(name.lower().encode(), text.encode("latin-1")) for name, text in more.items()]

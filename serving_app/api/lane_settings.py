@@ -17,6 +17,8 @@ from serving_app.access_conf import access_settings
 from serving_app.conf import OFF, ON, serving_settings
 from serving_app.core.access import Access
 from serving_app.core.throttling import Rate
+from serving_app.log_conf import log_settings
+from serving_app.trace_conf import trace_settings
 
 __all__ = ["LaneSettings", "lane_settings"]
 
@@ -65,6 +67,9 @@ class LaneSettings:
         self.on = _is_on(self.limits.lane)
         self.redirects: bool = settings.SECURE_SSL_REDIRECT
         """Whether a request that did not come by HTTPS is sent there; Django does it."""
+        self.hits = log_settings().payloads == 0 and not trace_settings().endpoint
+        """Whether hits may be answered in one go: no request is to be kept with its answer, or to
+        be traced."""
         self._throttles = access_settings().throttles["predict"]
         self._hosts: dict[bytes, bool] = {}
         self._headers: dict[tuple[str, bytes, bool], list[Header]] = {}

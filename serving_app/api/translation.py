@@ -39,16 +39,16 @@ def recommendation_request(body: Any, limits: ServingSettings) -> Recommendation
             )
     if "user_id" not in body:
         raise InvalidInput("user_id is missing.", field="user_id")
-    model_name, alias = _model_name(body.get("model_name", "default"))
+    model_name, alias = model_and_alias(body.get("model_name", "default"))
     return RecommendationRequest(
         user_id=_identity(body["user_id"], "user_id"),
         model_name=model_name,
         alias=alias,
         features=_features(body.get("features")),
-        context=_context(body.get("context"), limits),
+        context=context_of(body.get("context"), limits),
         k=_k(body.get("k", 10), limits),
-        exclude=_exclude(body.get("exclude"), limits),
-        timeout=_timeout(body.get("timeout_ms")),
+        exclude=exclusions_of(body.get("exclude"), limits),
+        timeout=timeout_of(body.get("timeout_ms")),
         explain=_flag(body, "explain"),
     )
 
@@ -130,8 +130,12 @@ def _identity(value: Any, field: str) -> UserId:
     return value
 
 
-def _model_name(value: Any) -> tuple[str, str]:
-    """Return the model, and the alias or version that follows an ``@``, if any does."""
+def model_and_alias(value: Any) -> tuple[str, str]:
+    """Return the model, and the alias or version that follows an ``@``, if any does.
+
+    Raises:
+        InvalidInput: It is no such name.
+    """
     if not isinstance(value, str) or not value:
         raise InvalidInput("model_name must be a string that is not empty.", field="model_name")
     name, at, alias = value[:_MAX_ID].partition("@")
@@ -151,7 +155,8 @@ def _features(value: Any) -> Mapping[str, float] | list[float] | None:
     return value
 
 
-def _context(value: Any, limits: ServingSettings) -> Mapping[str, Any]:
+def context_of(value: Any, limits: ServingSettings) -> Mapping[str, Any]:
+    """Return the context that a request gives; raise `InvalidInput` if it is none."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -185,7 +190,8 @@ def _k(value: Any, limits: ServingSettings) -> int:
     return value
 
 
-def _exclude(value: Any, limits: ServingSettings) -> frozenset[str]:
+def exclusions_of(value: Any, limits: ServingSettings) -> frozenset[str]:
+    """Return the items that a request excludes; raise `InvalidInput` if they are none."""
     if value is None:
         return frozenset()
     if not isinstance(value, list):
@@ -198,7 +204,8 @@ def _exclude(value: Any, limits: ServingSettings) -> frozenset[str]:
     return frozenset(str(_identity(item, f"exclude[{i}]")) for i, item in enumerate(value))
 
 
-def _timeout(value: Any) -> float | None:
+def timeout_of(value: Any) -> float | None:
+    """Return a request's time-out in seconds; raise `InvalidInput` if it is none."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 600_000:

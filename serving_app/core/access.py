@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from plugins import ExplanationNotPermitted, ModelNotPermitted
 
-__all__ = ["CHALLENGE", "ROLES", "Access", "RememberedAccess"]
+__all__ = ["CHALLENGE", "ROLES", "Access", "RememberedAccess", "digest"]
 
 CHALLENGE = 'Bearer realm="api"'
 """What ``WWW-Authenticate`` says with every 401."""
@@ -133,16 +133,20 @@ class RememberedAccess:
             token: The token as it was sent.
             within: Seconds since the last look at the database; None: as built.
         """
+        return self.find_digest(digest(token), within=within)
+
+    def find_digest(self, key: bytes, *, within: float | None = None) -> Access | None:
+        """Return what the token with a `digest` stands for; see `find`."""
         if self._monotonic() - self._seen_at > (self._trusted if within is None else within):
             return None
-        found = self._known.get(_digest(token))
+        found = self._known.get(key)
         if found is None or found[0] != self._epoch or found[1].expires <= self._clock():
             return None
         return found[1]
 
     def add(self, token: bytes, access: Access, *, epoch: int) -> None:
         """Remember what a token stands for, as read from the database after this epoch was."""
-        key = _digest(token)
+        key = digest(token)
         with self._lock:
             if epoch != self._epoch:
                 return
@@ -157,5 +161,6 @@ class RememberedAccess:
             return [access for _, access in self._known.values()]
 
 
-def _digest(token: bytes) -> bytes:
+def digest(token: bytes) -> bytes:
+    """Return what a token is remembered by."""
     return hashlib.blake2b(token, digest_size=16).digest()

@@ -47,6 +47,19 @@ class Routes:
                 return CANARY
         return PRODUCTION
 
+    def choose(
+        self, model_name: str, user_id: UserId | None, alias: str
+    ) -> tuple[LiveVersion | None, str]:
+        """Return the version that answers, if any does, and the alias that led to it.
+
+        That is empty if ``alias`` is the number of a version.
+        """
+        if alias.isdecimal():
+            number = int(alias)
+            return next((v for v in self.versions if v.record.version == number), None), ""
+        led = alias or self.alias_for(model_name, user_id)
+        return self.aliases.get(led), led
+
 
 _NOTHING = Routes()
 
@@ -119,18 +132,22 @@ class LiveModels:
         """Return the lease that `lease` does, or None if nothing is live."""
         with self._lock:
             routes = self._routes.get(model_name, _NOTHING)
-            if alias.isdecimal():
-                number = int(alias)
-                version = next((v for v in routes.versions if v.record.version == number), None)
-                led = ""
-            else:
-                led = alias or routes.alias_for(model_name, user_id)
-                version = routes.aliases.get(led)
+            version, led = routes.choose(model_name, user_id, alias)
             if version is None:
                 return None
             slot = self._slots[id(version)]
             slot.leases += 1
             return Lease(self, slot, led)
+
+    def answering(
+        self, model_name: str, user_id: UserId | None, alias: str
+    ) -> tuple[LiveVersion | None, str]:
+        """Return the version that `find` would lease, and what leads to it; it takes no lock.
+
+        Without a lease the version may be closed at any moment: what it is may be read, but its
+        model must not be asked. None says only that `find` must be asked.
+        """
+        return self._routes.get(model_name, _NOTHING).choose(model_name, user_id, alias)
 
     def _missing(self, model_name: str, alias: str) -> ModelNotFound | ModelNotReady:
         """Return why there is no lease."""

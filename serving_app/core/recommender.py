@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from cache_app.core.freshness import Freshness
 from cache_app.core.generations import Generations, scopes_of
@@ -27,6 +28,7 @@ from plugins import (
 )
 from serving_app.core.computations import Computations
 from serving_app.core.features import Row
+from serving_app.core.hit_path import HitPath
 from serving_app.core.live_models import Lease, LiveModels
 from serving_app.core.live_version import LiveVersion
 from serving_app.core.pending import Pending
@@ -501,6 +503,25 @@ class Recommender:
         ):
             self._asked(request, result.cached and not result.stale_for)
         return result
+
+    def hit_path(
+        self, asked: Callable[[str, str, UserId, Mapping[str, Any], bool, bool], None] | None
+    ) -> HitPath:
+        """Return the shortest way to what this recommender's levels have at hand.
+
+        Args:
+            asked: Is told what was asked: model, alias, user, context, whether features were given,
+                and that the cache had a fresh answer.
+        """
+        return HitPath(
+            self._live,
+            self._levels,
+            self._generations,
+            namespace=self._namespace,
+            plan_of=self._plan_of,
+            counts=self._counts,
+            asked=asked,
+        )
 
     def stats(self) -> dict[str, RecommenderStats]:
         """Return what was counted, by model name."""

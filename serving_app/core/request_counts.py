@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +19,8 @@ NEGATIVE = "negative"
 """A look-up after which the question was refused out of the cache."""
 NO_LOOKUP = "none"
 """No look-up: the request was refused, or failed, before."""
+_HITS = 128
+"""Hits that are put aside at most."""
 
 BySegment = dict[str, dict[str, LatencyCounts]]
 
@@ -101,6 +103,15 @@ class _Counts:
         self.average = 0.0
         self.cells: defaultdict[tuple[str, str], _Cell] = defaultdict(_Cell)
 
+    def took(self, segment: str, lookup: str, bucket: int, seconds: float) -> None:
+        """Count how long a request took."""
+        cell = self.cells[segment, lookup]
+        cell.buckets[bucket] += 1
+        cell.seconds += seconds
+        self.n += 1
+        weight = 0.05 if self.n > 20 else 1 / self.n
+        self.average += (seconds - self.average) * weight
+
     def stats(self) -> RecommenderStats:
         """Return them as plain values."""
         durations: BySegment = {}
@@ -130,6 +141,7 @@ class RequestCounts:
     def __init__(self) -> None:
         self._counts: dict[str, _Counts] = {}
         self._lock = threading.Lock()
+        self._hits: deque[tuple[str, str, str, float]] = deque()
 
     def count(
         self,
@@ -156,12 +168,7 @@ class RequestCounts:
             counts = self._counts.get(model_name)
             if counts is None:
                 counts = self._counts[model_name] = _Counts()
-            cell = counts.cells[segment, lookup or NO_LOOKUP]
-            cell.buckets[bucket] += 1
-            cell.seconds += seconds
-            counts.n += 1
-            weight = 0.05 if counts.n > 20 else 1 / counts.n
-            counts.average += (seconds - counts.average) * weight
+            counts.took(segment, lookup or NO_LOOKUP, bucket, seconds)
             if isinstance(result, RecserveError):
                 counts.errors[type(result).__name__] += 1
             else:
@@ -169,7 +176,39 @@ class RequestCounts:
                 counts.stale += result.stale_for > 0
                 counts.degraded += result.degraded
 
+    def count_hit(self, model_name: str, level: str, segment: str, seconds: float) -> None:
+        """Count a fresh answer out of the cache, as `count` would.
+
+        It is put aside, and counted with others: when there are many, or someone looks.
+
+        Args:
+            model_name: The model.
+            level: The level that answered.
+            segment: The user's segment.
+            seconds: How long it took.
+        """
+        self._hits.append((model_name, level, segment, seconds))
+        if len(self._hits) >= _HITS:
+            with self._lock:
+                self._count_hits()
+
+    def _count_hits(self) -> None:
+        """Count what was put aside. The lock is held."""
+        hits = self._hits
+        seconds_of: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for _ in range(len(hits)):
+            model_name, level, segment, seconds = hits.popleft()
+            seconds_of[model_name, level, segment].append(seconds)
+        for (model_name, level, segment), durations in seconds_of.items():
+            counts = self._counts.get(model_name)
+            if counts is None:
+                counts = self._counts[model_name] = _Counts()
+            counts.by_source[level] += len(durations)
+            for seconds in durations:
+                counts.took(segment, level, bisect_left(BOUNDS, seconds), seconds)
+
     def stats(self) -> dict[str, RecommenderStats]:
         """Return what was counted, by model name."""
         with self._lock:
+            self._count_hits()
             return {name: counts.stats() for name, counts in self._counts.items()}

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
@@ -17,8 +18,9 @@ from django.utils import timezone
 from rest_framework_simplejwt.tokens import AccessToken
 
 from cache_app import wiring as cache_wiring
+from cache_app.wiring import get_levels
 from plugins.frameworks import numpy_linear
-from serving_app import access, rates, wiring
+from serving_app import access, rates, request_log, wiring
 from serving_app.api.body_limit import BodyLimit
 from serving_app.api.lane import Lane
 from serving_app.api.request_ids import RequestIds
@@ -311,6 +313,22 @@ def start_afresh():
     wiring.get_serving().reconciler.reconcile()
 
 
+def counts():
+    """Return what the main path and L1 have counted, but for times."""
+    stats = wiring.get_recommender().stats()["default"]
+    l1 = get_levels().stats()["l1"]
+    return (
+        replace(stats, seconds=stats.seconds.count, durations={}),
+        (l1.hits, l1.misses, l1.insertions, l1.entries),
+        activity_of_this_process(),
+    )
+
+
+def activity_of_this_process():
+    waiting = wiring.get_serving().activity._waiting
+    return [(*each[:5], each[6]) for each in waiting]  # without when
+
+
 @pytest.mark.contract("A1")
 def test_both_doors_give_the_same_answers(tokens, settings):
     settings.RECSERVE = {
@@ -329,8 +347,10 @@ def test_both_doors_give_the_same_answers(tokens, settings):
 
     start_afresh()
     slow = async_to_sync(all_of)(Door())
+    counted = counts()
     start_afresh()
     fast = async_to_sync(all_of)(lane)
+    assert counts() == counted
     for each, by_django, by_lane in zip(asked, slow, fast, strict=True):
         given = [value for _, value in each[2]]
         assert comparable(by_lane, given) == comparable(by_django, given), (
@@ -378,6 +398,38 @@ def ask(lane, *arguments, **more):
 def post(lane, token, value, path=PREDICT, **more):
     body = json.dumps(value).encode()
     return ask(lane, "POST", path, headers_of(token, body), body, **more)
+
+
+@pytest.mark.contract("A1")
+def test_a_hit_is_answered_in_one_go(tokens, monkeypatch):
+    lines = []
+    monkeypatch.setattr(request_log.logger, "info", lambda *_, extra: lines.append(extra))
+    lane = Lane(Door(), aside=aside)
+    first = json.loads(post(lane, tokens["good"], GOOD)[2])
+    http = request_log.HTTP.counts()["POST", "api/v1/predict", "200"]
+    lane._answer = None  # the way of all that is no plain hit
+    hits = []
+    for logged in (True, False):
+        monkeypatch.setattr(request_log, "is_logged", lambda logged=logged: logged)
+        asked = {**GOOD, "context": {}, "exclude": [], "timeout_ms": 50}
+        hits.append(post(lane, tokens["good"], asked))
+        answer = json.loads(hits[-1][2])
+        assert list(answer) == list(first)
+        assert answer["latency_ms"] >= 0
+        assert answer == {
+            **first,
+            "latency_ms": answer["latency_ms"],
+            "cached": True,
+            "source": "l1",
+        }
+    of_miss, of_hit = (each["recserve"] for each in lines)
+    for each in (of_miss, of_hit):
+        assert each.pop("latency_ms") >= 0
+    assert of_hit.pop("request_id") == dict(hits[0][1])["x-request-id"] != of_miss.pop("request_id")
+    assert of_hit == {**of_miss, "source": "l1"}
+    assert of_hit["user"] == request_log.user_hash("u1")
+    assert request_log.HTTP.counts()["POST", "api/v1/predict", "200"] == http + 2
+    assert request_log.HTTP.seconds()["POST", "api/v1/predict"].count >= http + 2
 
 
 @pytest.mark.contract("A5")
