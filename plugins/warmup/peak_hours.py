@@ -9,25 +9,33 @@ from datetime import datetime, tzinfo
 
 from plugins.errors import InvalidOptions
 from plugins.warmup.option_checks import DAY, HOUR, MINUTE, at_least, positive
-from plugins.warmup.tallies import Tallies, best
+from plugins.warmup.tallies import Tallies, Tally, best
 from plugins.warmup_contracts import ActivityView, WarmupCandidate
 
 __all__ = ["PeakHours"]
 
 
+_SMOOTHING = 3.0
+"""Askings that the hours of all weigh beside a question's own."""
+
+
 class PeakHours:
     """Warms, before an hour of the day, what is usually asked in it.
 
-    Each question's hours are learned from its activity, in local time. With ``hours`` given, it
-    warms before those hours only, what is usually asked in any of them. What was asked in more
-    hours comes first, however often it was asked in one: the first asking is what warming saves.
+    Each question's hours are learned from its activity, in local time. One that was seldom asked
+    has not shown its hours yet, so the hours at which all was asked count as a few askings of its
+    own. Together they give the chance that it is asked in the hour that comes. It is counted in
+    how many hours something was asked, not how often: the first asking is what warming saves.
+
+    With ``hours`` given, it warms before those hours only, what is asked in any of them.
 
     Args:
-        hours: Hours of the day at which much is asked, 0 to 23; None: learned for each question.
+        hours: Hours of the day at which much is asked, 0 to 23; None: learned.
         ahead_minutes: How long before an hour begins it is warmed for.
         days: How far back activity counts.
         by_weekday: Whether each weekday has hours of its own; it takes weeks to learn them.
-        minimum: On how many days a question must have been asked at such an hour.
+        minimum: In how many hours a question must have been asked, of any time of the day.
+        chance: How likely, 0 to 1, it must be asked in the hour that comes.
         zone: The time zone of the hours, such as Europe/Berlin; None: that of the schedule.
     """
 
@@ -39,6 +47,7 @@ class PeakHours:
         days: float = 28.0,
         by_weekday: bool = False,
         minimum: int = 2,
+        chance: float = 0.01,
         zone: str | None = None,
     ) -> None:
         self._hours = None if hours is None else _checked_hours(hours)
@@ -48,6 +57,9 @@ class PeakHours:
         self._days = positive("days", days)
         self._by_weekday = by_weekday
         self._minimum = at_least("minimum", minimum, 1)
+        self._chance = at_least("chance", chance, 0)
+        if chance > 1:
+            raise InvalidOptions(f"The option 'chance' must be at most 1, not {chance!r}.")
         self._zone = None if zone is None else _checked_zone(zone)
 
     def candidates(self, activity: ActivityView, limit: int) -> Iterator[WarmupCandidate]:
@@ -58,17 +70,35 @@ class PeakHours:
         wanted = {coming.hour} if self._hours is None else self._hours
         if coming.hour not in wanted:
             return
+        first, asked, asked_then = now, 0, 0
         for asking in activity.askings(now - self._days * DAY, now):
             hour = local(asking.hour)
-            if hour.hour in wanted and self._is_alike(hour, coming):
-                tallies.add(asking, 1.0, times=1)
-        days = self._days / (7 if self._by_weekday else 1)
+            if not self._is_alike(hour, coming):
+                continue
+            then = hour.hour in wanted
+            tallies.add(asking, float(then), times=1)
+            first = min(first, asking.hour)
+            asked += 1
+            asked_then += then
+        # A shop that is younger than the days that count has had fewer occasions.
+        days = max(1.0, min(self._days, (now - first) / DAY) / (7 if self._by_weekday else 1))
+        prior = _SMOOTHING * asked_then / max(1, asked)
+
+        def expected(tally: Tally) -> float:
+            """Return in how many of the wanted hours of a day it is asked."""
+            share = (tally.weight + prior) / (tally.count + _SMOOTHING)
+            return tally.count / days * share
+
+        def is_likely(tally: Tally) -> bool:
+            return tally.count >= self._minimum and expected(tally) >= self._chance * len(wanted)
+
         when = f"{coming.hour} to {coming.hour + 1} h" if self._hours is None else "peak hours"
-        for tally in best(tallies, limit, keep=lambda each: each.count >= self._minimum):
+        for tally in best(tallies, limit, keep=is_likely, score=expected):
             yield WarmupCandidate(
                 tally.request,
-                tally.weight / days,
-                f"asked {tally.times} in {days:.0f} days, {when} local time",
+                expected(tally),
+                f"asked in {tally.count} hours in {days:.0f} days, {tally.weight:.0f} of them "
+                f"{when} local time",
             )
 
     def _is_alike(self, hour: datetime, coming: datetime) -> bool:

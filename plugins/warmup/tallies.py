@@ -77,7 +77,15 @@ class Tallies:
 
 
 def best(
-    tallies: Tallies, limit: int, *, keep: Callable[[Tally], bool] = lambda _: True
+    tallies: Tallies,
+    limit: int,
+    *,
+    keep: Callable[[Tally], bool] = lambda _: True,
+    score: Callable[[Tally], float] = lambda tally: tally.weight,
 ) -> list[Tally]:
-    """Return the tallies of most weight, most first; the last asked first where it is equal."""
-    return heapq.nlargest(limit, filter(keep, tallies), key=lambda each: each.rank)
+    """Return the tallies with the highest score, the last asked first where it is equal."""
+    return heapq.nlargest(
+        limit,
+        filter(keep, tallies),
+        key=lambda tally: (score(tally), tally.last, tally.question),
+    )

@@ -36,16 +36,36 @@ def test_it_warms_who_usually_asks_in_the_hour_that_comes():
         *every_day("once", 1, days=1),
         *every_day("an hour later", 2, days=7),
     )
-    chosen = list(PeakHours().candidates(activity(*given), 9))
+    chosen = list(PeakHours(chance=0.25).candidates(activity(*given), 9))
     assert users(chosen) == ["always", "often"]
-    assert chosen[0].reason == "asked 7 times in 28 days, 1 to 2 h local time"
-    assert chosen[0].score == pytest.approx(7 / 28)
-    assert users(PeakHours(ahead_minutes=90.0).candidates(activity(*given), 9)) == ["an hour later"]
+    assert chosen[0].reason == "asked in 7 hours in 7 days, 7 of them 1 to 2 h local time"
+    later = PeakHours(ahead_minutes=90.0, chance=0.25)
+    assert users(later.candidates(activity(*given), 9)) == ["an hour later"]
+
+
+def test_who_has_not_shown_any_hours_is_expected_at_those_of_all():
+    given = [each for n in range(20) for each in every_day(f"at one {n}", 1, days=3)]
+    given += [asking("at some hour", ago=3 * DAY + at * HOUR) for at in (9, 14)]
+    expected = {
+        ahead: {
+            each.request.user_id: each.score
+            for each in PeakHours(ahead_minutes=ahead).candidates(activity(*given), 99)
+        }
+        for ahead in (30.0, 90.0)
+    }
+    assert len(expected[30.0]) == 21
+    assert min(expected[30.0], key=expected[30.0].get) == "at some hour"
+    assert expected[90.0] == {}, "nobody comes at two"
+
+
+def test_who_asked_once_has_shown_nothing():
+    given = [*every_day("at one", 1), asking("once", ago=DAY - HOUR)]
+    assert users(PeakHours(minimum=2).candidates(activity(*given), 9)) == ["at one"]
 
 
 def test_given_hours_are_warmed_for_just_before_each_of_them():
     given = (*every_day("at one", 1), *every_day("at two", 2, days=6), *every_day("at five", 5))
-    before = PeakHours(hours=[1, 2])
+    before = PeakHours(hours=[1, 2], chance=0.3)
     assert users(before.candidates(activity(*given), 9)) == ["at one", "at two"]
     assert users(before.candidates(activity(*given, now=NOW + HOUR), 9)) == ["at one", "at two"]
     assert users(before.candidates(activity(*given, now=NOW + 2 * HOUR), 9)) == []
@@ -82,7 +102,8 @@ def test_each_weekday_may_have_its_own_hours():
     given = (*weekly, *other)
     assert len(users(PeakHours().candidates(activity(*given), 9))) == 2
     (only,) = PeakHours(by_weekday=True).candidates(activity(*given), 9)
-    assert (only.request.user_id, only.score) == ("weekly", 3 / 4)
+    assert only.request.user_id == "weekly"
+    assert only.score == pytest.approx(1, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +118,8 @@ def test_each_weekday_may_have_its_own_hours():
         ({"zone": ""}, "'zone'"),
         ({"ahead_minutes": 1500.0}, "at most a day"),
         ({"minimum": 0}, "'minimum' must be at least 1"),
+        ({"chance": -0.1}, "'chance' must be at least 0"),
+        ({"chance": 1.1}, "'chance' must be at most 1"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_named(options, message):
