@@ -364,6 +364,7 @@ RECSERVE: dict[str, object] = {
         "MODEL_STORE": str(VAR / "models"),
         "MODEL_HOST": env.str("RECSERVE_MODEL_HOST", "auto"),
         "LANE": env.str("RECSERVE_LANE", "auto"),
+        "LANE_ENTRANCE": env.str("RECSERVE_LANE_ENTRANCE", "protocol"),
     },
     "CACHE": {
         "L2": {"BACKEND": "redis", "ALIAS": "default"}

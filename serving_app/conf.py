@@ -16,6 +16,8 @@ _WHERE = 'RECSERVE["SERVING"]'
 
 AUTO, ON, OFF = "auto", "on", "off"
 """Values of `LANE`; without ``on``, also of `MODEL_HOST`, where they are no path."""
+PROTOCOL, ASGI = "protocol", "asgi"
+"""Values of `LANE_ENTRANCE`."""
 HOST_VARIABLE = "RECSERVE_HOST_SOCKET"
 """Environment variable by which ``manage.py serve`` tells its workers of their model host."""
 
@@ -62,6 +64,10 @@ class ServingSettings:
     lane: str = AUTO
     """Whether the lane answers the hot endpoints: ``auto``, ``on`` or ``off``."""
 
+    lane_entrance: str = PROTOCOL
+    """Where ``manage.py serve`` lets requests in: ``protocol``, uvicorn's class that looks for hits
+    itself, or ``asgi``."""
+
     def host_socket(self) -> Path | None:
         """Return the socket of the model host that this process uses; None: it runs models itself.
 
@@ -92,6 +98,8 @@ def _checked(key: str, value: Any, type_: type) -> Any:
         return file_path(value, where)
     if key == "LANE":
         return one_of(value, (AUTO, ON, OFF), where)
+    if key == "LANE_ENTRANCE":
+        return one_of(value, (PROTOCOL, ASGI), where)
     if issubclass(type_, str):
         if not isinstance(value, str) or not (value in {AUTO, OFF} or Path(value).is_absolute()):
             raise ImproperlyConfigured(

@@ -81,7 +81,7 @@ class Lane:
         if exchange is None:
             await self._application(scope, receive, send)
             return
-        if exchange.path == PREDICT:
+        if exchange.may_hit:
             body = await exchange.body_in_one()
             hit = None if body is None else _hit(exchange, body)
             if hit is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from serving_app import wiring
@@ -12,7 +12,20 @@ from serving_app.api.body_limit import refuse
 from serving_app.api.lane_settings import Header, LaneSettings, lane_settings
 from serving_app.core.request_record import REQUEST_ID, RequestRecord, request_id
 
-__all__ = ["BATCH", "LIVE", "PREDICT", "READY", "BodyTooLarge", "Exchange", "Gone"]
+__all__ = [
+    "BATCH",
+    "JSON",
+    "LIVE",
+    "LOOKED",
+    "POST_ALLOWS",
+    "PREDICT",
+    "READY",
+    "BodyTooLarge",
+    "Exchange",
+    "Gone",
+    "encoded",
+    "is_usual",
+]
 
 
 Scope = MutableMapping[str, Any]
@@ -22,11 +35,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 PREDICT, BATCH = "/api/v1/predict", "/api/v1/predict/batch"
 LIVE, READY = "/api/v1/health/live", "/api/v1/health/ready"
 _METHODS = {PREDICT: "POST", BATCH: "POST", LIVE: "GET", READY: "GET"}
-_ALLOW = {"POST": "POST, OPTIONS", "GET": "GET, HEAD, OPTIONS"}
+POST_ALLOWS = "POST, OPTIONS"
+_ALLOW = {"POST": POST_ALLOWS, "GET": "GET, HEAD, OPTIONS"}
 _NOTHING: Mapping[str, str] = {}
-_JSON = b"application/json"
+LOOKED = "recserve.looked"
+"""Extension of a scope: no hit is at hand for the request, as the protocol class has seen."""
+JSON = b"application/json"
 _ID = REQUEST_ID.lower().encode()
-_ACCEPTED = frozenset({b"*/*", _JSON})
+_ACCEPTED = frozenset({b"*/*", JSON})
 _ELSEWHERE = frozenset(
     {
         *(b"origin", b"cookie", b"transfer-encoding", b"content-encoding", b"expect"),
@@ -48,8 +64,8 @@ class Exchange:
     """One request and its answer. The event loop's thread uses it."""
 
     __slots__ = (
-        *("_first", "_record", "headers", "id", "method", "path", "receive", "secure", "send"),
-        *("settings", "started"),
+        *("_first", "_record", "headers", "id", "may_hit", "method", "path", "receive"),
+        *("secure", "send", "settings", "started"),
     )
 
     def __init__(
@@ -72,6 +88,7 @@ class Exchange:
         self.id = request_id(None if given is None else given.decode("latin-1"))
         self._record: RequestRecord | None = None
         self._first: MutableMapping[str, Any] | None = None
+        self.may_hit = self.path == PREDICT and LOOKED not in scope.get("extensions", ())
 
     @property
     def record(self) -> RequestRecord:
@@ -91,7 +108,7 @@ class Exchange:
         settings = lane_settings()
         if (
             settings.on
-            and _is_usual(scope, headers)
+            and is_usual(scope, headers)
             and settings.is_allowed(headers.get(b"host"))
             and not (settings.redirects and scope.get("scheme") != "https")
             and wiring.built()
@@ -155,7 +172,7 @@ class Exchange:
         content: bytes,
         *,
         status: int,
-        kind: bytes = _JSON,
+        kind: bytes = JSON,
         more: Mapping[str, str] = _NOTHING,
     ) -> None:
         """Send an answer with all the headers that Django's door gives it.
@@ -172,18 +189,23 @@ class Exchange:
         ]
         if more:
             out += [(name.lower().encode(), text.encode("latin-1")) for name, text in more.items()]
-        vary = b"Accept, origin"
-        if len(content) >= COMPRESS_ABOVE:
-            vary = b"Accept, Accept-Encoding, Cookie, origin"
-            if accepts_gzip(self.headers.get(b"accept-encoding", b"").decode("latin-1")):
-                content = compress(content)
-                out.append((b"content-encoding", b"gzip"))
-        out += [(b"vary", vary), (b"content-length", b"%d" % len(content))]
+        content, vary, encoding = encoded(content, self.headers.get(b"accept-encoding", b""))
+        out += [*encoding, (b"vary", vary), (b"content-length", b"%d" % len(content))]
         await self.send({"type": "http.response.start", "status": status, "headers": out})
         await self.send({"type": "http.response.body", "body": content})
 
 
-def _is_usual(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+def encoded(content: bytes, accept_encoding: bytes) -> tuple[bytes, bytes, Sequence[Header]]:
+    """Return a body as it is sent, its ``Vary``, and the headers that say how it is compressed."""
+    if len(content) < COMPRESS_ABOVE:
+        return content, b"Accept, origin", ()
+    vary = b"Accept, Accept-Encoding, Cookie, origin"
+    if not accepts_gzip(accept_encoding.decode("latin-1")):
+        return content, vary, ()
+    return compress(content), vary, ((b"content-encoding", b"gzip"),)
+
+
+def is_usual(scope: Mapping[str, Any], headers: dict[bytes, bytes]) -> bool:
     """Return whether nothing about a request is out of the ordinary."""
     if (
         len(headers) != len(scope["headers"])  # one is there twice
@@ -197,7 +219,7 @@ def _is_usual(scope: Scope, headers: dict[bytes, bytes]) -> bool:
         return headers.get(b"content-length", b"0") == b"0"
     kind = headers.get(b"content-type", b"")
     return (
-        (kind == _JSON or kind.partition(b";")[0] == _JSON)
+        (kind == JSON or kind.partition(b";")[0] == JSON)
         and headers.get(b"authorization", b"")[:7].lower() == b"bearer "
         and headers.get(b"content-length", b"").isdigit()
     )

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,9 +15,11 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
 from plugins.conf import plugin_settings
-from serving_app.conf import AUTO, HOST_VARIABLE, OFF, serving_settings
+from serving_app.conf import AUTO, HOST_VARIABLE, OFF, PROTOCOL, serving_settings
 from serving_app.host.process import HostConfig
 from serving_app.host.supervisor import HostSupervisor, host_command, socket_path
+
+_LANE = "recserve_project.protocol:LaneProtocol"
 
 
 class Command(BaseCommand):
@@ -58,6 +61,7 @@ class Command(BaseCommand):
             signal.signal(signal.SIGTERM, _terminate)
             uvicorn.run(
                 "recserve_project.asgi:application",
+                http=_http(),
                 host=options["host"],
                 port=options["port"],
                 workers=options["workers"],
@@ -70,6 +74,12 @@ class Command(BaseCommand):
             return
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
+
+
+def _http() -> str:
+    """Return what uvicorn takes for HTTP: its own, or the lane's class, if that can be had."""
+    wanted = serving_settings().lane_entrance == PROTOCOL
+    return _LANE if wanted and find_spec("httptools") is not None else AUTO
 
 
 class _Terminated(BaseException):
