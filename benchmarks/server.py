@@ -1,9 +1,11 @@
-"""``POST /predict`` over HTTP: the lane, Django's door, an empty ASGI application, FastAPI.
+"""``POST /predict`` over HTTP: the lane by both entrances, Django's door, and others.
 
 Run: ``python -m benchmarks.server [--quick] [--json]``; it needs ``requirements/bench.txt`` and
 PyTorch. Every server is one uvicorn process (recserve's with its model host beside it) on one core;
 the client, in this process, has another. Rounds are interleaved, figures are medians, and a round
 with an answer that is no 200 ends the run. CPU is the server's, its children's included.
+``lane`` is the lane as ``manage.py serve`` runs it, entered by uvicorn's protocol class; ``asgi``
+is the same entered through ASGI; ``empty`` is an ASGI application that only reads the body.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ import uvloop
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES, ITEMS, USERS = 64, 10_000, 200
 BARS = {
-    "hit, of empty": 0.70,
-    "hit, x fastapi, 64": 8.0,
-    "hit, x fastapi, 16": 6.0,
-    "miss, x fastapi": 7.0,
+    "lane hit, of empty": 2.0,
+    "lane hit, x fastapi, 64": 20.0,
+    "asgi hit, of empty": 0.70,
+    "asgi hit, x fastapi, 64": 8.0,
+    "asgi hit, x fastapi, 16": 6.0,
+    "lane miss, x fastapi": 7.0,
 }
 
 SET_UP = """
@@ -233,14 +237,19 @@ def servers(folder: Path) -> Iterator[list[Server]]:
     )
     model, token = json.loads(made.stdout.splitlines()[-1])
     uvicorn = [sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning"]
-    ports = iter([free_port() for _ in range(4)])
+    ports = iter([free_port() for _ in range(5)])
     running: list[Server] = []
     try:
-        for name, lane in (("lane", "auto"), ("django", "off")):
+        asgi = {"RECSERVE_LANE_ENTRANCE": "asgi"}
+        hits_alone = {"RECSERVE_MODEL_HOST": "off"}
+        for name, more in (
+            ("lane", {}),
+            ("asgi", asgi | hits_alone),
+            ("django", asgi | hits_alone | {"RECSERVE_LANE": "off"}),
+        ):
             port = next(ports)
             serve = [sys.executable, "manage.py", "serve", "--port", str(port)]
-            running.append(start(name, serve, port, token, {**settings, "RECSERVE_LANE": lane}))
-            settings = {**settings, "RECSERVE_MODEL_HOST": "off"}  # it measures hits alone
+            running.append(start(name, serve, port, token, settings | more))
         port = next(ports)
         empty = [*uvicorn, "--port", str(port), "--lifespan", "off"]
         command = [*empty, "benchmarks.peers.empty_asgi:application"]
@@ -321,7 +330,7 @@ def report(running: list[Server], *, as_json: bool) -> None:
     by_cpu = compared({name: {k: 1 / v for k, v in each.items()} for name, each in cpu.items()})
     for name, ratio in ratios.items():
         bar = f"   bar {BARS[name]:g}" if name in BARS else ""
-        print(f"{name:20} {ratio:6.2f} by requests/s {by_cpu[name]:6.2f} by CPU{bar}")
+        print(f"{name:24} {ratio:6.2f} by requests/s {by_cpu[name]:6.2f} by CPU{bar}")
     if as_json:
         print(
             json.dumps(
@@ -338,15 +347,16 @@ def report(running: list[Server], *, as_json: bool) -> None:
 
 def compared(figures: dict[str, dict[str, float]]) -> dict[str, float]:
     """Return how the lane stands to the others, by figures of which more is better."""
-    lane = figures["lane"]
-    ratios = {
-        "hit, of empty": lane["hit 64"] / figures["empty"]["hit 64"],
-        "hit, x django": lane["hit 64"] / figures["django"]["hit 64"],
-    }
-    if (peer := figures.get("fastapi")) is not None:
-        ratios["hit, x fastapi, 64"] = lane["hit 64"] / peer["hit 64"]
-        ratios["hit, x fastapi, 16"] = lane["hit 16"] / peer["hit 16"]
-        ratios["miss, x fastapi"] = lane["miss 64"] / peer["miss 64"]
+    ratios = {}
+    for name in ("lane", "asgi"):
+        of = figures[name]
+        ratios[f"{name} hit, of empty"] = of["hit 64"] / figures["empty"]["hit 64"]
+        ratios[f"{name} hit, x django"] = of["hit 64"] / figures["django"]["hit 64"]
+        if (peer := figures.get("fastapi")) is not None:
+            ratios[f"{name} hit, x fastapi, 64"] = of["hit 64"] / peer["hit 64"]
+            ratios[f"{name} hit, x fastapi, 16"] = of["hit 16"] / peer["hit 16"]
+            if "miss 64" in of:
+                ratios[f"{name} miss, x fastapi"] = of["miss 64"] / peer["miss 64"]
     return ratios
 
 
