@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
@@ -22,19 +22,19 @@ from django.utils.translation import gettext_lazy as _
 
 from cache_app import theme
 from plugins import RecserveError
-from serving_app import access, process_statistics, promotion, registration, wiring
+from serving_app import access, process_statistics, registration, wiring
 from serving_app.access_admin import GroupModelsInline
 from serving_app.activity_admin import ActivityCountAdmin  # noqa: F401  (registers itself)
 from serving_app.core.shadow import COMPARED
 from serving_app.core.statistics import Statistics
 from serving_app.forms import RegisterVersionForm, ServedModelForm, TryForm, pretty
 from serving_app.models import Activation, ModelVersion, Promotion, ServedModel
+from serving_app.promotion_admin import make_live, roll_back
 from serving_app.release_admin import (
     AliasInline,
     ReadOnlyInline,
     RollOutInline,
     start_roll_out,
-    user_of,
 )
 from serving_app.segment_admin import SegmentAdmin  # noqa: F401  (registers itself)
 from serving_app.warmup_admin import WarmupScheduleAdmin  # noqa: F401  (registers itself)
@@ -119,7 +119,7 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
         ),
     )
     inlines = (AliasInline, VersionInline, ActivationInline, RollOutInline, PromotionInline)
-    actions = ("roll_back",)
+    actions = (roll_back,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ServedModel]:
         """Return the models with what the list shows of them."""
@@ -184,19 +184,6 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
             '<a class="text-primary-600 font-medium" href="{}">{}</a>', url, _("Try it")
         )
 
-    @admin.action(
-        description=_("Roll back to the version that was live before"), permissions=["administer"]
-    )
-    def roll_back(self, request: HttpRequest, queryset: QuerySet[ServedModel]) -> None:
-        """Undo the last promotion of each model."""
-        for model in queryset:
-            try:
-                version = promotion.roll_back(model, by=user_of(request))
-            except ValidationError as error:
-                self.message_user(request, " ".join(error.messages), messages.ERROR)
-                continue
-            _say_live(self, request, version)
-
     def has_administer_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may change what is live."""
         return request.user.has_perm("serving_app.administer")
@@ -246,19 +233,6 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
         )
 
 
-def _say_live(owner: Any, request: HttpRequest, version: ModelVersion) -> None:
-    """Tell the user whether a version that should be live is live here."""
-    here = wiring.get_serving().reconciler.follow(version.model.name, version.number, 30.0)
-    if here:
-        owner.message_user(request, _("%(v)s is live.") % {"v": version}, messages.SUCCESS)
-        return
-    owner.message_user(
-        request,
-        _("%(v)s will be live as soon as it is loaded; see Activations.") % {"v": version},
-        messages.WARNING,
-    )
-
-
 @admin.register(ModelVersion)
 class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Versions. Adding one validates it first; afterwards only its notes change."""
@@ -267,7 +241,7 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
     list_filter = ("model", "framework")
     search_fields = ("model__name", "notes", "sha256")
     list_select_related = ("model",)
-    actions = ("make_live", start_roll_out, "validate")
+    actions = (make_live, start_roll_out, "validate")
 
     add_fieldsets = (
         (None, {"fields": ("model", "framework", "artifact", "artifact_upload", "sha256")}),
@@ -400,20 +374,6 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
     def has_administer_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may change what is live."""
         return request.user.has_perm("serving_app.administer")
-
-    @admin.action(description=_("Make live"), permissions=["administer"])
-    def make_live(self, request: HttpRequest, queryset: QuerySet[ModelVersion]) -> None:
-        """Make the chosen version live."""
-        if queryset.values("model").distinct().count() != queryset.count():
-            self.message_user(request, _("Choose one version of a model."), messages.ERROR)
-            return
-        for version in queryset:
-            try:
-                promotion.promote(version, by=user_of(request))
-            except ValidationError as error:
-                self.message_user(request, " ".join(error.messages), messages.ERROR)
-                continue
-            _say_live(self, request, version)
 
     @admin.action(description=_("Validate again"), permissions=["administer"])
     def validate(self, request: HttpRequest, queryset: QuerySet[ModelVersion]) -> None:

@@ -67,6 +67,9 @@ def act(page, server, rows, action, where="modelversion"):
     page.locator("select[name=action]").select_option(action)
     page.locator("button[name=index]").first.click()
     page.wait_for_load_state()
+    if action in {"make_live", "roll_back"}:
+        page.locator("button[name=confirm]").click()
+        page.wait_for_load_state()
 
 
 def test_a_stranger_sees_the_live_model_tries_it_swaps_it_and_rolls_it_back(server):

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ from django.urls import reverse
 
 from serving_app import registration, wiring
 from serving_app.models import ModelVersion, ServedModel
-from tests.conftest import FEATURES, expected_ranking, linear_draft
+from tests.conftest import FEATURES, ITEMS, expected_ranking, linear_draft, write_catalogue
 
 pytestmark = [pytest.mark.django_db, pytest.mark.contract("O1")]
 
@@ -43,6 +44,12 @@ def form(model, **changes):
 
 def act(client, url, action, *rows):
     data = {"action": action, "_selected_action": [row.pk for row in rows]}
+    return client.post(url, data, follow=True)
+
+
+def do(client, url, action, *rows):
+    """Choose an action, and confirm it."""
+    data = {"action": action, "_selected_action": [row.pk for row in rows], "confirmed": "yes"}
     return client.post(url, data, follow=True)
 
 
@@ -155,25 +162,66 @@ def test_only_the_notes_of_a_version_change(admin_client, model, store):
 
 def test_make_live_validate_and_roll_back_are_actions(admin_client, model, store):
     one, two = (registration.register("shop", linear_draft(store, seed=s)) for s in (1, 1))
-    act(admin_client, VERSIONS, "make_live", one)
-    page = act(admin_client, VERSIONS, "make_live", two).content.decode()
+    do(admin_client, VERSIONS, "make_live", one)
+    page = do(admin_client, VERSIONS, "make_live", two).content.decode()
     assert "shop@2 will be live as soon as it is loaded" in page
     model.refresh_from_db()
     assert model.live_version == two
-    page = act(admin_client, MODELS, "roll_back", model).content.decode()
+    page = do(admin_client, MODELS, "roll_back", model).content.decode()
     model.refresh_from_db()
     assert model.live_version == one
-    page = act(admin_client, MODELS, "roll_back", model).content.decode()
+    page = do(admin_client, MODELS, "roll_back", model).content.decode()
     assert "no earlier live version" in page
     assert "shop@1 is valid" in act(admin_client, VERSIONS, "validate", one).content.decode()
     (store / one.artifact).write_bytes(b"rubbish")
     assert "as declared" in act(admin_client, VERSIONS, "validate", one).content.decode()
-    assert "failed its last" in act(admin_client, VERSIONS, "make_live", one).content.decode()
-    page = act(admin_client, VERSIONS, "make_live", one, two).content.decode()
+    assert "failed its last" in do(admin_client, VERSIONS, "make_live", one).content.decode()
+    page = do(admin_client, VERSIONS, "make_live", one, two).content.decode()
     assert "Choose one version" in page
     history = [entry.get_change_message() for entry in LogEntry.objects.filter(object_id=model.pk)]
     assert "Made shop@2 live" in history
     assert "Rolled back to shop@1" in history
+
+
+def test_what_a_promotion_changes_is_shown_before_it_does(admin_client, model, store):
+    one = registration.register("shop", linear_draft(store, seed=1, metrics={"hr_10": 0.4}))
+    page = act(admin_client, VERSIONS, "make_live", one).content.decode()
+    assert "Make live: shop@1" in page
+    assert model.live_version is None, "nothing has changed yet"
+    do(admin_client, VERSIONS, "make_live", one)
+    write_catalogue(store, "other.csv", items=ITEMS)
+    lines = (store / "other.csv").read_text().replace("i0,", "new0,").replace("i1,", "new1,")
+    (store / "other.csv").write_text(lines)
+    other = {"catalogue": "other.csv", "metrics": {"hr_10": 0.5}}
+    two = registration.register("shop", linear_draft(store, "two.npz", seed=2, **other))
+    page = act(admin_client, VERSIONS, "make_live", two).content.decode()
+    shown = dict(re.findall(r'<th scope="row">(.*?)</th>\s*<td>(.*?)</td>', page, re.DOTALL))
+    assert shown["version"] == "shop@1"
+    assert one.sha256[:12] in shown["artifact"]
+    assert two.sha256[:12] in page
+    assert "2 gone then: i0, i1" in page
+    assert "2 new: new0, new1" in page
+    assert "0.4" in shown["quality figures"]
+    assert "signature" not in shown, "it is the same"
+    assert model.aliases.get().version == one
+    do(admin_client, VERSIONS, "make_live", two)
+    page = act(admin_client, MODELS, "roll_back", model).content.decode()
+    assert "Roll back: shop@1" in page
+    assert model.aliases.get().version == two
+    do(admin_client, MODELS, "roll_back", model)
+    assert model.aliases.get().version == one
+
+
+def test_catalogues_that_cannot_be_read_are_said(admin_client, model, store):
+    one = registration.register("shop", linear_draft(store, seed=1))
+    do(admin_client, VERSIONS, "make_live", one)
+    write_catalogue(store, "other.csv")
+    (store / "other.csv").write_text((store / "other.csv").read_text().replace("i0,", "n0,"))
+    two = registration.register("shop", linear_draft(store, "two.npz", catalogue="other.csv"))
+    (store / "other.csv").unlink()
+    page = act(admin_client, VERSIONS, "make_live", two).content.decode()
+    assert "cannot be compared" in page
+    assert "Do it" in page
 
 
 def test_try_it_shows_items_with_titles_and_scores(admin_client, live_model, store):
@@ -197,11 +245,11 @@ def test_permissions_decide_what_a_staff_user_may_do(client, model, store, djang
     client.force_login(user)
     assert client.get(MODELS).status_code == 200
     assert client.get(ADD).status_code == 403
-    act(client, VERSIONS, "make_live", version)
+    do(client, VERSIONS, "make_live", version)
     model.refresh_from_db()
     assert model.live_version is None
     user.groups.set([Group.objects.get(name="recserve administer")])
-    act(client, VERSIONS, "make_live", version)
+    do(client, VERSIONS, "make_live", version)
     model.refresh_from_db()
     assert model.live_version == version
 
