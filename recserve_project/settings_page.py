@@ -49,6 +49,7 @@ ENVIRONMENT: Mapping[str, Callable[[], Any]] = {
     "RECSERVE_HTTPS": lambda: settings.SESSION_COOKIE_SECURE,
     "RECSERVE_HSTS_SECONDS": lambda: settings.SECURE_HSTS_SECONDS,
     "RECSERVE_CORS_ALLOWED_ORIGINS": lambda: settings.CORS_ALLOWED_ORIGINS,
+    "RECSERVE_OTLP_ENDPOINT": lambda: _given("TRACING").get("ENDPOINT"),
     "RECSERVE_LOG_LEVEL": lambda: _log("root")["level"],
     "RECSERVE_LOG_FORMAT": lambda: _log("handlers")["console"]["formatter"],
 }
@@ -60,6 +61,7 @@ _FROM_ENVIRONMENT = {
     ("SERVING", "LANE"): "RECSERVE_LANE",
     ("CACHE", "L2"): "RECSERVE_REDIS_URL",
     ("CACHE", "EPOCH_FILE"): "RECSERVE_VAR",
+    ("TRACING", "ENDPOINT"): "RECSERVE_OTLP_ENDPOINT",
 }
 """Settings that this project's settings file takes from a variable."""
 

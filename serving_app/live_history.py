@@ -37,7 +37,9 @@ def told() -> dict[str, Told]:
         except ValueError:  # a process of another release, during an update
             logger.warning("The statistics of %s cannot be read", row.process)
             continue
-        found[row.process] = Told(row.seen.timestamp(), statistics, row.cache)
+        # What is told of parts of a level stands beside the levels.
+        levels = {name: each for name, each in row.cache.items() if "away" in each}
+        found[row.process] = Told(row.seen.timestamp(), statistics, levels)
     return found
 
 

@@ -114,7 +114,7 @@ def test_every_page_opens_and_the_model_shows_what_runs_where(admin_client, two)
     roll_out = rollout.start(two, [5])
     serving = wiring.get_serving()
     serving.reconciler.reconcile()
-    wiring._tell(serving.live, serving.recommender, serving.shadows, serving.activity)
+    serving.reconciler._tell()
     page = admin_client.get(f"{MODELS}{two.model.pk}/change/").content.decode()
     for words in ("canary", "shadow", "production", "5.00", "20.00", "live"):
         assert words in page
