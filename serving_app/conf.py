@@ -40,6 +40,12 @@ class ServingSettings:
     """The largest request body that the API reads."""
     max_infer_bytes: int = 64 * 1024 * 1024
     """The largest body of the Open Inference Protocol, as sent and decompressed."""
+    head_seconds: float = 10.0
+    """How long a client may take to send a request's head, or to begin."""
+    body_seconds: float = 60.0
+    """How long it may take to send the body of a request to the API."""
+    upload_seconds: float = 3600.0
+    """How long it may take to send any other body, such as an artifact in the admin."""
     max_context_depth: int = 5
     """How deeply a request's context may be nested."""
     max_context_bytes: int = 8192

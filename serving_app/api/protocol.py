@@ -27,6 +27,7 @@ from serving_app.api.authentication import bearer
 from serving_app.api.lane_hits import hit_answer
 from serving_app.api.lane_http import JSON, LOOKED, POST_ALLOWS, encoded, is_usual
 from serving_app.api.lane_settings import LaneSettings, lane_settings
+from serving_app.api.patience import Patience
 from serving_app.core.access import digest
 from serving_app.core.request_record import REQUEST_ID, request_id
 
@@ -157,7 +158,7 @@ def _heads_for(*, secure: bool, trusted: bool) -> _Heads:
     return found
 
 
-class LaneProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is not followed
+class LaneProtocol(Patience, HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is not followed
     """One connection. See the module."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

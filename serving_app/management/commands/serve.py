@@ -20,6 +20,7 @@ from serving_app.host.process import HostConfig
 from serving_app.host.supervisor import HostSupervisor, host_command, socket_path
 
 _LANE = "recserve_project.protocol:LaneProtocol"
+_PATIENT = "serving_app.api.patience:PatientProtocol"
 
 
 class Command(BaseCommand):
@@ -77,9 +78,12 @@ class Command(BaseCommand):
 
 
 def _http() -> str:
-    """Return what uvicorn takes for HTTP: its own, or the lane's class, if that can be had."""
+    """Return what uvicorn takes for HTTP: the lane's class, if it can be had, or its own.
+
+    Either is one whose patience with slow clients ends.
+    """
     wanted = serving_settings().lane_entrance == PROTOCOL
-    return _LANE if wanted and find_spec("httptools") is not None else AUTO
+    return _LANE if wanted and find_spec("httptools") is not None else _PATIENT
 
 
 class _Terminated(BaseException):
