@@ -47,7 +47,7 @@ class PeakHours:
         days: float = 28.0,
         by_weekday: bool = False,
         minimum: int = 2,
-        chance: float = 0.01,
+        chance: float = 0.03,
         zone: str | None = None,
     ) -> None:
         self._hours = None if hours is None else _checked_hours(hours)
