@@ -20,6 +20,8 @@ from plugins.datatypes import DTYPES
 
 __all__ = [
     "AdmissionFilter",
+    "AlertChannel",
+    "AlertNotice",
     "BatchTimes",
     "Candidate",
     "ElasticModel",
@@ -336,6 +338,46 @@ class FeatureSource(Protocol):
 
     def close(self) -> None:
         """Free what the source holds."""
+
+
+# --- Alerts -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AlertNotice:
+    """What a channel is told of an alert: that it fires, or that it is resolved."""
+
+    id: str
+    """The same in each try, so that a receiver can tell a repetition."""
+    rule: str
+    """The rule's name."""
+    state: Literal["firing", "resolved"]
+    severity: Literal["info", "warning", "critical"]
+    summary: str
+    """One sentence."""
+    description: str = ""
+    """What the rule means, and what to do, as its author wrote."""
+    metric: str = ""
+    value: float | None = None
+    """The last value that was known."""
+    threshold: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What the rule is about: some of ``model``, ``segment`` and ``level``."""
+    at: float = 0.0
+    """When it fired, or was resolved."""
+    started: float = 0.0
+    """When the condition began to hold."""
+
+
+class AlertChannel(Protocol):
+    """Takes notices of alerts to where people, or programs, see them."""
+
+    def send(self, notice: AlertNotice) -> None:
+        """Send one notice; return when it has been taken.
+
+        A thread of its own calls it, one notice at a time. Whatever it raises, the notice is sent
+        again later, for a day by default: wait for nothing longer than some seconds.
+        """
 
 
 # --- Eviction ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pluggy
 
 from plugins.contracts import (
     AdmissionFilter,
+    AlertChannel,
     EvictionPolicy,
     Executor,
     FeatureSource,
@@ -58,6 +59,11 @@ def recserve_feature_sources() -> Mapping[str, Callable[..., FeatureSource]]:  #
 @hookspec
 def recserve_warmup_strategies() -> Mapping[str, Callable[..., WarmupStrategy]]:  # type: ignore[empty-body]
     """Return warm-up strategies by name."""
+
+
+@hookspec
+def recserve_alert_channels() -> Mapping[str, Callable[..., AlertChannel]]:  # type: ignore[empty-body]
+    """Return alert channels by name."""
 
 
 @hookspec(firstresult=True)

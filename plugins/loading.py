@@ -47,6 +47,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("builtin_executors", "plugins.executors.builtin"),
     ("builtin_features", "plugins.features.builtin"),
     ("builtin_warmup", "plugins.warmup.builtin"),
+    ("builtin_alerts", "plugins.alerts.builtin"),
 )
 """Name and module of each built-in plugin."""
 

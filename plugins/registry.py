@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from plugins.contracts import (
     AdmissionFilter,
+    AlertChannel,
     EvictionPolicy,
     Executor,
     FeatureSource,
@@ -68,6 +69,7 @@ KINDS = (
     Kind("executor", "executors", Executor),
     Kind("feature source", "feature_sources", FeatureSource),
     Kind("warm-up strategy", "warmup_strategies", WarmupStrategy),
+    Kind("alert channel", "alert_channels", AlertChannel),
 )
 """Every kind there is."""
 
@@ -305,6 +307,8 @@ class PluginRegistry:
     """Feature sources."""
     warmup_strategies: Registry[WarmupStrategy] = field(default_factory=_empty("warmup_strategies"))
     """Warm-up strategies."""
+    alert_channels: Registry[AlertChannel] = field(default_factory=_empty("alert_channels"))
+    """Channels that alerts are sent by."""
     records: tuple[PluginRecord, ...] = ()
     """Every plugin that was found: built-ins first, then by name."""
     fallbacks: tuple[Implementation, ...] = ()

@@ -33,6 +33,7 @@ KINDS = {
     "executors": gettext_lazy("Executors"),
     "feature_sources": gettext_lazy("Feature sources"),
     "warmup_strategies": gettext_lazy("Warm-up strategies"),
+    "alert_channels": gettext_lazy("Alert channels"),
 }
 STATES = {
     "loaded": gettext_lazy("loaded"),

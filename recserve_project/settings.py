@@ -175,6 +175,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
+    "ENUM_NAME_OVERRIDES": {"AlertState": "serving_app.alert_models.Alert.State"},
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "serving_app.api.schema.describe",
@@ -297,6 +298,26 @@ UNFOLD = {
                         "title": _("Analysis"),
                         "icon": "query_stats",
                         "link": reverse_lazy("admin:analysis"),
+                    },
+                    {
+                        "title": _("Alerts"),
+                        "icon": "notifications",
+                        "link": reverse_lazy("admin:serving_app_alert_changelist"),
+                    },
+                    {
+                        "title": _("Alert rules"),
+                        "icon": "rule",
+                        "link": reverse_lazy("admin:serving_app_alertrule_changelist"),
+                    },
+                    {
+                        "title": _("Silences"),
+                        "icon": "notifications_off",
+                        "link": reverse_lazy("admin:serving_app_alertsilence_changelist"),
+                    },
+                    {
+                        "title": _("Alert channels"),
+                        "icon": "campaign",
+                        "link": reverse_lazy("admin:serving_app_alertchannel_changelist"),
                     },
                     {
                         "title": _("Cache"),

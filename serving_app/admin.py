@@ -25,6 +25,7 @@ from plugins import RecserveError
 from serving_app import access, process_statistics, registration, wiring
 from serving_app.access_admin import GroupModelsInline
 from serving_app.activity_admin import ActivityCountAdmin  # noqa: F401  (registers itself)
+from serving_app.alert_admin import AlertRuleAdmin  # noqa: F401  (registers itself)
 from serving_app.core.shadow import COMPARED
 from serving_app.core.statistics import Statistics
 from serving_app.forms import RegisterVersionForm, ServedModelForm, TryForm, pretty

@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from serving_app.access_conf import access_settings
 from serving_app.activity_conf import activity_settings
+from serving_app.alert_conf import alert_settings
 from serving_app.conf import serving_settings
 from serving_app.log_conf import log_settings
 from serving_app.rollup_conf import rollup_settings
@@ -21,6 +22,7 @@ from serving_app.warmup_conf import warmup_settings
 PARTS = {
     "ACCESS",
     "ACTIVITY",
+    "ALERTS",
     "CACHE",
     "LOGGING",
     "PLUGINS",
@@ -47,6 +49,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
     try:
         access_settings()
         activity_settings()
+        alert_settings()
         log_settings()
         warmup_settings()
         segment_settings()

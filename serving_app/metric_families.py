@@ -133,6 +133,7 @@ _ALL = (
         "Processes in which a part of a plugin is switched off.",
         ("plugin", "part"),
     ),
+    Family("recserve_alerts_firing", "gauge", "Alerts that fire.", ("severity",), "max"),
     Family(
         "recserve_http_requests_total",
         "counter",
@@ -191,6 +192,7 @@ def collected(
     process: str,
     activity_dropped: int = 0,
     partitions: Mapping[str, Mapping[str, Any]] | None = None,
+    alerts: Mapping[str, int] | None = None,
 ) -> Samples:
     """Return the samples of one process, those of engines in other processes left out."""
     samples: Samples = {name: {} for name in FAMILIES}
@@ -198,6 +200,8 @@ def collected(
     samples["recserve_activity_dropped_total"][()] = activity_dropped
     for family, of_schedules in WARM_UP.samples().items():
         samples[family].update(of_schedules)
+    for severity, n in (alerts or {}).items():
+        samples["recserve_alerts_firing"][(severity,)] = n
     for model, stats in statistics.models.items():
         _of_model(samples, model, stats)
     for model, numbers in statistics.versions.items():

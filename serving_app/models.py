@@ -16,6 +16,7 @@ from plugins.apps import get_registry
 from serving_app import (  # noqa: F401  (Django looks for every model here)
     access_models,
     activity_models,
+    alert_models,
     metric_models,
     payload_models,
     rollup_models,

@@ -8,7 +8,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import User
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import models, transaction
 from django.utils import timezone
 
 from serving_app.core.live_models import CANARY, PRODUCTION
@@ -204,14 +204,14 @@ def lead(
     return alias
 
 
-def log(model: ServedModel, by: User | None, message: str) -> None:
-    """Add a line to the model's history in the admin, if a user did it."""
+def log(row: models.Model, by: User | None, message: str) -> None:
+    """Add a line to the history of a row in the admin, if a user did it."""
     if by is not None:
         LogEntry.objects.create(
             user_id=by.pk,
-            content_type=ContentType.objects.get_for_model(ServedModel),
-            object_id=str(model.pk),
-            object_repr=str(model)[:200],
+            content_type=ContentType.objects.get_for_model(row),
+            object_id=str(row.pk),
+            object_repr=str(row)[:200],
             action_flag=CHANGE,
             change_message=message,
         )

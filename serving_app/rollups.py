@@ -26,6 +26,7 @@ from serving_app.rollup_models import Rollup, RollupSeries
 __all__ = [
     "BY",
     "METRICS",
+    "Minutes",
     "Point",
     "Row",
     "Step",
@@ -161,14 +162,73 @@ def values(
         (Series(name, level=of_level, bucket=bucket), n)
         for name, of_level, bucket, n in sums.annotate(sum=Sum("value"))
     ]
-    told = rows.filter(series__name="told").values("at").distinct().count()
+    told = sum(n for series, n in counts if series.name == "told")
+    if told and "processes" in wanted:  # how many minutes, only this one asks
+        told = rows.filter(series__name="told").values("at").distinct().count() * STEPS[step] / 60
+    return _read(wanted, counts, told, level)
+
+
+def _read(
+    wanted: Mapping[str, Metric],
+    counts: Sequence[tuple[Series, float]],
+    minutes: float,
+    level: str | None,
+) -> dict[str, float | None]:
+    """Return metrics of counts, if anything was told, in so many minutes."""
     result: dict[str, float | None] = {}
     for name, metric in wanted.items():
-        value = value_of(metric, counts, level=level) if told else None
+        value = value_of(metric, counts, level=level) if minutes else None
         if name == "processes" and value is not None:
-            value /= told * STEPS[step] / 60
+            value /= minutes
         result[name] = value
     return result
+
+
+class Minutes:
+    """The minutes of a period, read once; gives what `values` would for any part of it.
+
+    Args:
+        metrics: Names of `METRICS`.
+        since: Unix seconds.
+        until: Unix seconds.
+        model: Of which model; None: of all.
+        segment: Of which segment; None: of all.
+        level: Of which level; None: of all.
+
+    Raises:
+        ValueError: As of `series`.
+    """
+
+    def __init__(
+        self,
+        metrics: Iterable[str],
+        since: float,
+        until: float,
+        *,
+        model: str | None = None,
+        segment: str | None = None,
+        level: str | None = None,
+    ) -> None:
+        self._level = level
+        self._wanted = {
+            name: _metric(name, model=model, segment=segment, level=level) for name in metrics
+        }
+        names = {"told"}.union(*(metric.names() for metric in self._wanted.values()))
+        starts = _starts(since, until, "minute")
+        rows = _rows("minute", starts, names, model=model, segment=segment)
+        sums = rows.values_list("at", "series__name", "series__level", "series__bucket")
+        self._told: set[int] = set()
+        self._counts: defaultdict[int, list[tuple[Series, float]]] = defaultdict(list)
+        for at, name, of_level, bucket, n in sums.annotate(sum=Sum("value")):
+            self._counts[at].append((Series(name, level=of_level, bucket=bucket), n))
+            if name == "told":
+                self._told.add(at)
+
+    def values(self, since: float, until: float) -> dict[str, float | None]:
+        """Return the metrics over a part of the period."""
+        starts = _starts(since, until, "minute")
+        counts = [each for at in starts for each in self._counts.get(at, ())]
+        return _read(self._wanted, counts, sum(at in self._told for at in starts), self._level)
 
 
 def totals(

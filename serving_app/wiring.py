@@ -25,6 +25,8 @@ from plugins.apps import get_registry
 from serving_app import access, payload_log, process_statistics, rates, rollout, traces
 from serving_app.activity import ActivityLog
 from serving_app.activity_conf import activity_settings
+from serving_app.alert_work import AlertWork
+from serving_app.alerts import firing
 from serving_app.conf import serving_settings
 from serving_app.core import collector
 from serving_app.core.engine import OpenEngine, open_engine
@@ -79,6 +81,7 @@ class Serving:
     """What all processes told lately."""
     hits: HitPath
     """The event loop's way to what is in memory."""
+    alerts: AlertWork
 
 
 logger = logging.getLogger(__name__)
@@ -145,6 +148,7 @@ def start(*, warm_up: bool = True) -> None:
                 serving.warm_up.start()
             if serving.evaluation is not None:
                 serving.evaluation.start()
+            serving.alerts.start()
             _started = True
 
 
@@ -213,6 +217,7 @@ def stop() -> None:
             _serving.shadows.close()
             if _serving.evaluation is not None:
                 _serving.evaluation.stop()
+            _serving.alerts.stop()
             if _serving.host is not None:
                 _serving.host.refuse()
             _serving.reconciler.stop()
@@ -291,6 +296,7 @@ def _tell_metrics(own: Statistics, activity: ActivityLog) -> None:
             process=process,
             activity_dropped=activity.dropped,
             partitions=process_statistics.own_partitions(),
+            alerts=firing(),
         )
     )
 
@@ -405,6 +411,7 @@ def _build() -> Serving:
         plan_of=segments.plan_of,
     )
     rollups = RollupWriter(rollup_settings())
+    alerts = AlertWork(process_name())
     rolls_up = functools.partial(_roll_up, live, host, rollups)
     news = _open_news()
     history = LiveHistory()
@@ -441,6 +448,7 @@ def _build() -> Serving:
         segments=segments,
         evaluation=evaluation,
         rollups=rollups,
+        alerts=alerts,
         history=history,
         hits=recommender.hit_path(activity.asked_of if counting.record else None),
     )

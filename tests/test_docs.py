@@ -10,6 +10,7 @@ from plugins import errors, hookspecs, skeleton
 from plugins.conf import PluginSettings
 from serving_app.access_conf import AccessSettings
 from serving_app.activity_conf import ActivitySettings
+from serving_app.alert_conf import AlertSettings
 from serving_app.api.problems import STATUS, problem_of
 from serving_app.api.schema import CODES
 from serving_app.conf import ServingSettings
@@ -28,8 +29,9 @@ def text(name):
 def test_every_setting_is_documented():
     page = text("docs/settings.md")
     for settings in (
-        *(AccessSettings, ActivitySettings, CacheSettings, LogSettings, PluginSettings),
-        *(RollupSettings, SegmentSettings, ServingSettings, TraceSettings, WarmupSettings),
+        *(AccessSettings, ActivitySettings, AlertSettings, CacheSettings, LogSettings),
+        *(PluginSettings, RollupSettings, SegmentSettings, ServingSettings),
+        *(TraceSettings, WarmupSettings),
     ):
         for field in dataclasses.fields(settings):
             name = field.name.upper()

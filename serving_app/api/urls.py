@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 from rest_framework_simplejwt.views import TokenBlacklistView
 
+from serving_app.api import alert_views
 from serving_app.api import operation_views as operation
 from serving_app.api.analysis_views import AnalysisView
 from serving_app.api.cache_entry_views import CacheEntriesView
@@ -89,6 +90,55 @@ urlpatterns = [
     path("analysis", AnalysisView.as_view(), name="analysis"),
     path("plugins", PluginsView.as_view(), name="plugins"),
     path("plugins/<str:plugin>/switch-on", PluginSwitchView.as_view(), name="plugin-switch"),
+    path("alerts", alert_views.AlertViewSet.as_view({"get": "list"}), name="alert-list"),
+    path(
+        "alerts/<int:pk>",
+        alert_views.AlertViewSet.as_view({"get": "retrieve"}),
+        name="alert-detail",
+    ),
+    path("alert-rules", alert_views.AlertRuleViewSet.as_view(_models), name="alertrule-list"),
+    path(
+        "alert-rules/preview",
+        alert_views.AlertRuleViewSet.as_view({"post": "try_out"}, filter_backends=()),
+        name="alertrule-try-out",
+    ),
+    path(
+        "alert-rules/<int:pk>",
+        alert_views.AlertRuleViewSet.as_view(_model),
+        name="alertrule-detail",
+    ),
+    path(
+        "alert-rules/<int:pk>/preview",
+        alert_views.AlertRuleViewSet.as_view(
+            {"get": "preview"}, filter_backends=(), pagination_class=None
+        ),
+        name="alertrule-preview",
+    ),
+    path(
+        "alert-silences",
+        alert_views.AlertSilenceViewSet.as_view(_models),
+        name="alertsilence-list",
+    ),
+    path(
+        "alert-silences/<int:pk>",
+        alert_views.AlertSilenceViewSet.as_view(_version),
+        name="alertsilence-detail",
+    ),
+    path(
+        "alert-channels",
+        alert_views.AlertChannelViewSet.as_view(_models),
+        name="alertchannel-list",
+    ),
+    path(
+        "alert-channels/<int:pk>",
+        alert_views.AlertChannelViewSet.as_view(_model),
+        name="alertchannel-detail",
+    ),
+    path(
+        "alert-channels/<int:pk>/test",
+        alert_views.AlertChannelViewSet.as_view({"post": "test"}),
+        name="alertchannel-test",
+    ),
     path("models", ServedModelViewSet.as_view(_models), name="servedmodel-list"),
     path(_name, ServedModelViewSet.as_view(_model), name="servedmodel-detail"),
     path(f"{_name}/promote", _of_one_model({"post": "promote"}), name="promote"),
