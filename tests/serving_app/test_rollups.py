@@ -90,7 +90,9 @@ def test_a_minute_in_which_nobody_told_is_missing_and_one_without_requests_is_ze
     }
 
 
-@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(
         st.tuples(

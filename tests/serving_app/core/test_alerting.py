@@ -1,7 +1,7 @@
 """The state machine of alerts."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving_app.core.alert_url import check_url
@@ -48,6 +48,7 @@ def test_a_new_episode_begins_after_one_was_resolved():
     assert step(HIGH, over, 11.0, 10.0) == Episode("pending", 10.0, value=11.0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.floats(0, 20)), max_size=60),
     st.floats(0, 100),

@@ -1,7 +1,7 @@
 """What counts say of the cache, in words."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving_app.core.findings import Cell, Evidence, LevelCounts, findings
@@ -69,6 +69,7 @@ def test_what_warming_would_gain_is_a_bound_and_no_promise():
     assert "at most 200 misses" in found.help, "more than there were cannot be gained"
 
 
+@settings(deadline=None)
 @given(st.builds(Evidence, *[st.floats(0, 1e12)] * 5))
 def test_any_counts_can_be_told(evidence):
     for finding in findings(evidence):

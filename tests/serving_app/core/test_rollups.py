@@ -1,7 +1,7 @@
 """What is rolled up, and how metrics are read from sums."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins import InferenceError, InvalidInput, Recommendation
@@ -43,6 +43,7 @@ def told(counts):
     return of_process(Statistics(models=counts.stats()), {}, {})
 
 
+@settings(deadline=None)
 @given(st.lists(REQUESTS, max_size=5))
 def test_gains_add_up_to_what_was_counted(ticks):
     counts, before, sums = RequestCounts(), {}, {}
@@ -74,6 +75,7 @@ def test_gains_add_up_to_what_was_counted(ticks):
             assert value_of(METRICS["mean"], mine) == pytest.approx(summary.mean)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-7, 200), min_size=1))
 def test_a_model_has_the_moving_average_that_a_histogram_would_have(durations):
     counts, histogram = RequestCounts(), LatencyHistogram()
