@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from cache_app import theme
-from plugins import PluginError
+from plugins import RecserveError
 from plugins.apps import get_registry
 from serving_app import warmup_chart, warmup_runs, wiring
 from serving_app.release_admin import user_of
@@ -207,16 +207,10 @@ class WarmupScheduleAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has 
         total = fresh = 0
         problem = ""
         try:
-            planned = runner.planned(warmup_runs.run_of(schedule))
-        except ValidationError as error:
-            problem = " ".join(error.messages)
-        except PluginError as error:
-            problem = str(error)
-        else:
-            total = len(planned)
-            for each in planned[:_SHOWN]:
-                left = runner.fresh_for(each.request)
-                skipped = left is not None and left > each.renew_before
+            for each, skipped in runner.dry_run(warmup_runs.run_of(schedule)):
+                total += 1
+                if total > _SHOWN:
+                    continue
                 fresh += skipped
                 context = each.request.context
                 rows.append(
@@ -228,6 +222,10 @@ class WarmupScheduleAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has 
                         "fresh": skipped,
                     }
                 )
+        except ValidationError as error:
+            problem = " ".join(error.messages)
+        except RecserveError as error:
+            problem = str(error)
         return TemplateResponse(
             request,
             "admin/serving_app/warmup_dry_run.html",

@@ -72,20 +72,17 @@ def _of(schedule: WarmupSchedule) -> WarmupRun:
 def _planned(run: WarmupRun, limit: int) -> Response:
     """Return who would be warmed. Nothing is warmed or written."""
     run.budget = min(run.budget, limit)
-    runner = wiring.get_serving().warm_up.runner
-    found = []
-    for each in runner.planned(run):
-        fresh = runner.fresh_for(each.request)
-        found.append(
-            {
-                "user_id": each.request.user_id,
-                "alias": each.request.alias,
-                "context": each.request.context,
-                "score": each.score,
-                "reasons": each.reasons,
-                "fresh": fresh is not None and fresh > each.renew_before,
-            }
-        )
+    found = [
+        {
+            "user_id": each.request.user_id,
+            "alias": each.request.alias,
+            "context": each.request.context,
+            "score": each.score,
+            "reasons": each.reasons,
+            "fresh": fresh,
+        }
+        for each, fresh in wiring.get_serving().warm_up.runner.dry_run(run)
+    ]
     return Response(found)
 
 

@@ -13,12 +13,17 @@ from plugins import (
     PluginError,
     Priority,
     RecommendationRequest,
+    RecserveError,
     WarmupCandidate,
     WarmupStrategy,
     question_of,
 )
 
-__all__ = ["Planned", "Weighted", "plan", "question_digest"]
+__all__ = ["Interrupted", "Planned", "Weighted", "plan", "question_digest"]
+
+
+class Interrupted(Exception):
+    """Choosing shall not go on. What an `ActivityView` raises it with ends the choosing, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,11 @@ def plan(
         strategies: Who is asked, in this order; each for as many as may be warmed.
         activity: What they see.
         budget: How many questions at most.
-        going_on: Asked now and then; when it is False, what was found so far is returned.
+        going_on: Asked now and then; when it is False, choosing ends.
 
     Raises:
         PluginError: A strategy failed, or gave what is no candidate of this model.
+        Interrupted: It shall not go on.
     """
     found: dict[str, Planned] = {}
     for weighted in strategies:
@@ -88,9 +94,9 @@ def plan(
                 islice(weighted.strategy.candidates(activity, budget), budget)
             ):
                 if n % 256 == 0 and not going_on():
-                    break
+                    raise Interrupted
                 _add(found, candidate, weighted, activity.model_name)
-        except PluginError:
+        except (RecserveError, Interrupted):
             raise
         except Exception as error:
             raise PluginError(

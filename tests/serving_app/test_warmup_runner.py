@@ -10,9 +10,11 @@ from plugins import (
     Priority,
     QueueFull,
     RecommendationRequest,
+    Unavailable,
     WarmupCandidate,
 )
 from serving_app import warmup_runner, wiring
+from serving_app.warmup_batches import RunBatches
 from serving_app.warmup_models import WarmupQuestion, WarmupRun
 from serving_app.warmup_runs import claim, request_run, run_of, stop
 from tests.servers import wait_for
@@ -213,6 +215,40 @@ def test_a_run_stops_within_its_batch_and_counts_what_it_did(serving):
 
 
 @pytest.mark.contract("W3")
+@pytest.mark.parametrize("told", ["stop", "shut down"])
+def test_choosing_stops_too_and_nothing_is_half_done(serving, monkeypatch, told):
+    """A strategy that reads without an end, page by page, as of a large activity."""
+
+    class Reading:
+        def candidates(self, activity, limit):
+            if told == "stop":
+                assert stop(WarmupRun.objects.get())
+            else:
+                serving.warm_up._stop.set()
+            while True:
+                activity.rest(0.01)
+                yield from ()
+
+    monkeypatch.setattr(warmup_runner, "make_strategy", lambda name, options: Reading())
+    run = run_now(make_schedule(), serving)
+    assert (run.state, run.planned) == ("stopped" if told == "stop" else "waiting", False)
+    assert not run.questions.exists()
+
+
+def test_a_dry_run_that_takes_long_says_so(serving, monkeypatch):
+    class Reading:
+        def candidates(self, activity, limit):
+            while True:
+                activity.rest(0.0)
+                yield from ()
+
+    monkeypatch.setattr(warmup_runner, "make_strategy", lambda name, options: Reading())
+    monkeypatch.setattr(warmup_runner, "_PATIENCE", 0.05)
+    with pytest.raises(Unavailable, match=r"longer than 0\.05 s"):
+        list(serving.warm_up.runner.dry_run(run_of(make_schedule())))
+
+
+@pytest.mark.contract("W3")
 def test_a_process_that_shuts_down_leaves_the_rest_to_another(serving):
     ask(*USERS)
     scheduler = serving.warm_up
@@ -255,19 +291,19 @@ def test_who_takes_over_goes_on_where_the_dead_one_was_and_counts_its_last_batch
             raise Killed
 
     steered = steer(serving, die)
-    record = warmup_runner._Warming._record
+    record = RunBatches._record
 
     def record_once(self, batch, outcomes):
         if len(steered.warmed) == 16:
             raise Killed
         record(self, batch, outcomes)
 
-    warmup_runner._Warming._record = record_once
+    RunBatches._record = record_once
     try:
         with pytest.raises(Killed):
             runner.run(dead, threading.Event())
     finally:
-        warmup_runner._Warming._record = record
+        RunBatches._record = record
     run.refresh_from_db()
     assert (run.state, counts(run)) == (State.RUNNING, (24, 8, 0, 0, 0))
     assert len(steered.warmed) == 16

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cache_app.conf import cache_settings
-from plugins import PluginError
+from plugins import RecserveError
 from serving_app import warmup_runs, wiring
 from serving_app.conf import AUTO, HOST_VARIABLE, serving_settings
 from serving_app.host.supervisor import ping
@@ -85,12 +85,10 @@ class Command(BaseCommand):
         runner = wiring.get_serving().warm_up.runner
         for run in runs:
             try:
-                planned = runner.planned(run)
-            except PluginError as error:
+                planned = list(runner.dry_run(run))
+            except RecserveError as error:
                 raise CommandError(str(error)) from error
-            for each in planned:
-                fresh = runner.fresh_for(each.request)
-                skipped = fresh is not None and fresh > each.renew_before
+            for each, skipped in planned:
                 if as_json:
                     row = {
                         "schedule": str(run.schedule),
