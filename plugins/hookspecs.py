@@ -21,6 +21,7 @@ from plugins.contracts import (
     Recommendation,
     RecommendationRequest,
 )
+from plugins.drift_contracts import DriftRule
 from plugins.errors import Unavailable
 from plugins.warmup_contracts import WarmupStrategy
 
@@ -64,6 +65,11 @@ def recserve_warmup_strategies() -> Mapping[str, Callable[..., WarmupStrategy]]:
 @hookspec
 def recserve_alert_channels() -> Mapping[str, Callable[..., AlertChannel]]:  # type: ignore[empty-body]
     """Return alert channels by name."""
+
+
+@hookspec
+def recserve_drift_rules() -> Mapping[str, Callable[..., DriftRule]]:  # type: ignore[empty-body]
+    """Return drift rules by name."""
 
 
 @hookspec(firstresult=True)

@@ -48,6 +48,7 @@ BUILTIN: tuple[tuple[str, str], ...] = (
     ("builtin_features", "plugins.features.builtin"),
     ("builtin_warmup", "plugins.warmup.builtin"),
     ("builtin_alerts", "plugins.alerts.builtin"),
+    ("builtin_drift", "plugins.drift.builtin"),
 )
 """Name and module of each built-in plugin."""
 

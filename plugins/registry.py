@@ -18,6 +18,7 @@ from plugins.contracts import (
     Recommendation,
     RecommendationRequest,
 )
+from plugins.drift_contracts import DriftRule
 from plugins.errors import InvalidOptions, PluginError, Unavailable, UnknownPlugin
 from plugins.failures import Failures
 from plugins.options import REQUIRED, Option, did_you_mean, fit, read_options, read_summary
@@ -70,6 +71,7 @@ KINDS = (
     Kind("feature source", "feature_sources", FeatureSource),
     Kind("warm-up strategy", "warmup_strategies", WarmupStrategy),
     Kind("alert channel", "alert_channels", AlertChannel),
+    Kind("drift rule", "drift_rules", DriftRule),
 )
 """Every kind there is."""
 
@@ -309,6 +311,8 @@ class PluginRegistry:
     """Warm-up strategies."""
     alert_channels: Registry[AlertChannel] = field(default_factory=_empty("alert_channels"))
     """Channels that alerts are sent by."""
+    drift_rules: Registry[DriftRule] = field(default_factory=_empty("drift_rules"))
+    """Drift rules."""
     records: tuple[PluginRecord, ...] = ()
     """Every plugin that was found: built-ins first, then by name."""
     fallbacks: tuple[Implementation, ...] = ()

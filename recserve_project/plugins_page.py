@@ -34,6 +34,7 @@ KINDS = {
     "feature_sources": gettext_lazy("Feature sources"),
     "warmup_strategies": gettext_lazy("Warm-up strategies"),
     "alert_channels": gettext_lazy("Alert channels"),
+    "drift_rules": gettext_lazy("Drift rules"),
 }
 STATES = {
     "loaded": gettext_lazy("loaded"),

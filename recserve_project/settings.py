@@ -320,6 +320,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_alertchannel_changelist"),
                     },
                     {
+                        "title": _("Drift"),
+                        "icon": "explore",
+                        "link": reverse_lazy("admin:serving_app_driftdecision_changelist"),
+                    },
+                    {
                         "title": _("Cache"),
                         "icon": "cached",
                         "link": reverse_lazy("admin:cache"),

@@ -28,6 +28,7 @@ from serving_app.activity_admin import ActivityCountAdmin  # noqa: F401  (regist
 from serving_app.alert_admin import AlertRuleAdmin  # noqa: F401  (registers itself)
 from serving_app.core.shadow import COMPARED
 from serving_app.core.statistics import Statistics
+from serving_app.drift_admin import DriftDecisionAdmin  # noqa: F401  (registers itself)
 from serving_app.forms import RegisterVersionForm, ServedModelForm, TryForm, pretty
 from serving_app.models import Activation, ModelVersion, Promotion, ServedModel
 from serving_app.promotion_admin import make_live, roll_back

@@ -56,6 +56,7 @@ def cache_statistics(model_name: str | None = None) -> dict[str, Any]:
             name: {**counted, "hit_rate": _rate(counted["hits"], counted["misses"])}
             for name, counted in sorted(partitions.items())
         },
+        "drift": process_statistics.drift_of_all(serving.drift.counts(), told),
         "models": {name: _model(stats) for name, stats in sorted(models.items())},
         "negative": dataclasses.asdict(statistics.negative),
         "leases": statistics.leases and dataclasses.asdict(statistics.leases),

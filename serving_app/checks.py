@@ -13,6 +13,7 @@ from serving_app.access_conf import access_settings
 from serving_app.activity_conf import activity_settings
 from serving_app.alert_conf import alert_settings
 from serving_app.conf import serving_settings
+from serving_app.drift_conf import drift_settings
 from serving_app.log_conf import log_settings
 from serving_app.rollup_conf import rollup_settings
 from serving_app.segment_conf import segment_settings
@@ -24,6 +25,7 @@ PARTS = {
     "ACTIVITY",
     "ALERTS",
     "CACHE",
+    "DRIFT",
     "LOGGING",
     "PLUGINS",
     "ROLLUPS",
@@ -50,6 +52,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         access_settings()
         activity_settings()
         alert_settings()
+        drift_settings()
         log_settings()
         warmup_settings()
         segment_settings()

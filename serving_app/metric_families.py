@@ -135,6 +135,12 @@ _ALL = (
     ),
     Family("recserve_alerts_firing", "gauge", "Alerts that fire.", ("severity",), "max"),
     Family(
+        "recserve_drift_decisions_total",
+        "counter",
+        "Decisions on users with new events or features: keep, refresh, drop; failed: the rule.",
+        ("segment", "action"),
+    ),
+    Family(
         "recserve_http_requests_total",
         "counter",
         "HTTP requests; status 0: no answer began.",
@@ -193,6 +199,7 @@ def collected(
     activity_dropped: int = 0,
     partitions: Mapping[str, Mapping[str, Any]] | None = None,
     alerts: Mapping[str, int] | None = None,
+    drift: Mapping[tuple[str, str], int] | None = None,
 ) -> Samples:
     """Return the samples of one process, those of engines in other processes left out."""
     samples: Samples = {name: {} for name in FAMILIES}
@@ -213,17 +220,26 @@ def collected(
                 _of_version(samples, labels, BatcherStats.merged(own))
     for level, counts in levels.items():
         _of_level(samples, level, counts)
+    for of_drift, n in (drift or {}).items():
+        samples["recserve_drift_decisions_total"][of_drift] = n
     for segment, counts in (partitions or {}).items():
         samples["recserve_segment_l1_entries"][(segment,)] = counts["entries"]
-    for plugin, parts in statistics.plugins.items():
-        for part, failures in parts.items():
-            samples["recserve_plugin_failures_total"][plugin, part] = failures.failures
-            samples["recserve_plugin_parts_off"][plugin, part] = failures.off
+    _of_plugins(samples, statistics)
     for key, n in http.counts().items():
         samples["recserve_http_requests_total"][key] = n
     for route, seconds in http.seconds().items():
         samples["recserve_http_request_duration_seconds"][route] = latencies(seconds)
     return samples
+
+
+def _lookups(
+    model: str, by_segment: Mapping[str, Mapping[str, int]]
+) -> dict[tuple[str, ...], float | Buckets]:
+    return {
+        (model, segment, result): n
+        for segment, ends in by_segment.items()
+        for result, n in ends.items()
+    }
 
 
 def of_engines_elsewhere(statistics: Statistics, *, process: str) -> dict[str, Samples]:
@@ -242,6 +258,13 @@ def _is_in(process: str, engine: str) -> bool:
     return engine.startswith(f"{process}/")
 
 
+def _of_plugins(samples: Samples, statistics: Statistics) -> None:
+    for plugin, parts in statistics.plugins.items():
+        for part, failures in parts.items():
+            samples["recserve_plugin_failures_total"][plugin, part] = failures.failures
+            samples["recserve_plugin_parts_off"][plugin, part] = failures.off
+
+
 def _of_model(samples: Samples, model: str, stats: RecommenderStats) -> None:
     for source, n in stats.by_source.items():
         samples["recserve_requests_total"][model, source] = n
@@ -250,9 +273,7 @@ def _of_model(samples: Samples, model: str, stats: RecommenderStats) -> None:
     samples["recserve_stale_answers_total"][(model,)] = stats.stale
     samples["recserve_degraded_answers_total"][(model,)] = stats.degraded
     samples["recserve_request_duration_seconds"][(model,)] = latencies(stats.seconds)
-    for segment, ends in stats.lookups.items():
-        for result, n in ends.items():
-            samples["recserve_lookups_total"][model, segment, result] = n
+    samples["recserve_lookups_total"].update(_lookups(model, stats.lookups))
 
 
 def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) -> None:

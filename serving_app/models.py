@@ -17,6 +17,7 @@ from serving_app import (  # noqa: F401  (Django looks for every model here)
     access_models,
     activity_models,
     alert_models,
+    drift_models,
     metric_models,
     payload_models,
     rollup_models,

@@ -64,19 +64,31 @@ def own_partitions() -> dict[str, dict[str, int]]:
 
 
 _OF_PARTITIONS = ("hits", "misses", "insertions", "evictions", "entries", "weight", "capacity")
-_PARTITIONS = "l1_segments"
+_PARTITIONS, _DRIFT = "l1_segments", "drift"
 """Under which they stand among the levels that a process tells."""
 
 
-def tell(process: str, statistics: Statistics) -> None:
-    """Let the other processes know of this one's statistics; forget those that are gone."""
+def tell(
+    process: str, statistics: Statistics, drift: Mapping[tuple[str, str], int] | None = None
+) -> None:
+    """Let the other processes know of this one's statistics; forget those that are gone.
+
+    Args:
+        process: Its name.
+        statistics: What it counted.
+        drift: What it decided when preferences changed, by segment and action.
+    """
     now = timezone.now()
     ProcessStatistics.objects.update_or_create(
         process=process,
         defaults={
             "seen": now,
             "serving": statistics.as_json(),
-            "cache": {**own_cache(), _PARTITIONS: own_partitions()},
+            "cache": {
+                **own_cache(),
+                _PARTITIONS: own_partitions(),
+                _DRIFT: _by_segment(drift or {}),
+            },
         },
     )
     ProcessStatistics.objects.filter(seen__lt=now - timedelta(seconds=GONE)).delete()
@@ -140,4 +152,24 @@ def partitions_of_all(
             into = summed.setdefault(name, dict.fromkeys(_OF_PARTITIONS, 0))
             for key in _OF_PARTITIONS:
                 into[key] += counts.get(key, 0)
+    return summed
+
+
+def _by_segment(drift: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (segment, action), n in drift.items():
+        found.setdefault(segment, {})[action] = n
+    return found
+
+
+def drift_of_all(
+    drift: Mapping[tuple[str, str], int], told: Sequence[ProcessStatistics]
+) -> dict[str, dict[str, int]]:
+    """Return what was decided on drift, by segment and action, by this process and the others."""
+    summed = _by_segment(drift)
+    for row in told:
+        for segment, actions in row.cache.get(_DRIFT, {}).items():
+            into = summed.setdefault(segment, {})
+            for action, n in actions.items():
+                into[action] = into.get(action, 0) + n
     return summed

@@ -46,6 +46,7 @@ class SegmentAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no type
     fieldsets = (
         (None, {"fields": ("name", "description", "order", "enabled")}),
         (_("Cache"), {"fields": ("share", "policy", "policy_options", "ttl")}),
+        (_("Change of preferences"), {"fields": ("drift_rule", "drift_options")}),
         (_("Model"), {"fields": ("alias",)}),
     )
     actions_submit_line = ("try_rule",)

@@ -21,9 +21,11 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from plugins import UserId
-from serving_app.activity_models import ActivityCount, Event
+from serving_app.activity_models import ActivityCount
 from serving_app.core.activity import REQUEST
 from serving_app.core.segment_rules import Facts, Rule, choose
+from serving_app.leased_row import LeaseLost
+from serving_app.new_events import NewEvents
 from serving_app.segment_conf import segment_settings
 from serving_app.segment_facts import CHUNK, chunks, facts_of, parts_of, user_id
 from serving_app.segment_models import Segment, SegmentEvaluation, SegmentMember
@@ -32,14 +34,8 @@ __all__ = ["Evaluated", "Evaluator", "rules"]
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
-"""How long a process that says nothing more keeps others from evaluating."""
 _LATE = timedelta(seconds=120)
 """How long after it happened a request may come into the database and still be looked at."""
-_OVERLAP = 2000
-"""Events that are looked at again: a transaction with lower ids may end later."""
-_EVENTS = 20_000
-"""Events that are looked at together."""
 _LONGEST = timedelta(days=1)
 """After which a user with activity is looked at again, whatever was overlooked."""
 _FAR = timedelta(days=3650)
@@ -59,10 +55,6 @@ class Evaluated:
 
     def __bool__(self) -> bool:
         return bool(self.marked or self.evaluated)
-
-
-class _LeaseLost(Exception):
-    """Another process evaluates now."""
 
 
 def rules() -> list[Rule]:
@@ -98,7 +90,7 @@ class Evaluator:
         self._owner = owner
         self._now = now
         self._moved = moved
-        self._looked_at: set[int] = set()
+        self._events = NewEvents()
         self._next_prune = -math.inf
 
     def evaluate(self, *, at_most: float = math.inf) -> Evaluated | None:
@@ -117,7 +109,7 @@ class Evaluator:
         active = Segment.objects.filter(enabled=True).exists()
         if not active and not SegmentMember.objects.filter(segment__isnull=False).exists():
             return done  # nothing to decide: users are looked up when there is
-        if not self._take():
+        if not SegmentEvaluation.take(self._owner, self._now()):
             return None
         until = time.monotonic() + at_most
         try:
@@ -133,34 +125,17 @@ class Evaluator:
             if time.monotonic() >= self._next_prune:
                 self._next_prune = time.monotonic() + _PRUNE_SECONDS
                 prune(self._now())
-        except _LeaseLost:
+        except LeaseLost:
             return None
         return done
 
     def release(self) -> None:
         """Let another process evaluate at once."""
-        self._mine().update(until=None, owner="")
-
-    # --- The lease ---
-
-    def _mine(self) -> models.QuerySet[SegmentEvaluation]:
-        return SegmentEvaluation.objects.filter(pk=1, owner=self._owner)
-
-    def _take(self) -> bool:
-        SegmentEvaluation.row()
-        now = self._now()
-        free = Q(owner=self._owner) | Q(until__isnull=True) | Q(until__lt=now)
-        return bool(
-            SegmentEvaluation.objects.filter(free, pk=1).update(
-                owner=self._owner, until=now + LEASE
-            )
-        )
+        SegmentEvaluation.release(self._owner)
 
     def _hold(self, **changes: Any) -> SegmentEvaluation:
         """Change the row, if the lease is still ours; first in a transaction, which it orders."""
-        if not self._mine().update(until=self._now() + LEASE, **changes):
-            raise _LeaseLost
-        return SegmentEvaluation.objects.get(pk=1)
+        return SegmentEvaluation.hold(self._owner, self._now(), **changes)
 
     # --- Who is to be looked at ---
 
@@ -170,29 +145,11 @@ class Evaluator:
         return self._mark_events(state) + self._mark_requests(state)
 
     def _mark_events(self, state: SegmentEvaluation) -> int:
-        latest = Event.objects.aggregate(latest=models.Max("id"))["latest"] or 0
-        if latest <= state.event:
-            return 0
-        marked, start = 0, max(0, state.event - _OVERLAP)
-        while start < latest:
-            end = min(latest, start + _EVENTS)
-            rows = list(
-                Event.objects.filter(id__gt=start, id__lte=end)
-                .order_by()
-                .values_list("id", "user", "user_is_number")
-            )
-            fresh = {
-                user_id(text, is_number)
-                for number, text, is_number in rows
-                if number not in self._looked_at
-            }
+        marked = 0
+        for end, users in self._events.after(state.event):
             with transaction.atomic():
                 self._hold(event=end)
-                marked += self._note(fresh)
-            self._looked_at = {n for n, *_ in rows if n > latest - _OVERLAP} | {
-                n for n in self._looked_at if n > latest - _OVERLAP
-            }
-            start = end
+                marked += self._note(users)
         return marked
 
     def _mark_requests(self, state: SegmentEvaluation) -> int:
@@ -329,15 +286,19 @@ def prune(now: datetime) -> None:
 
 
 class EvaluationThread:
-    """Evaluates every few seconds, until `stop`.
+    """Does work every few seconds, until `stop`.
 
     Args:
-        evaluator: What it calls.
-        interval: Seconds between two passes.
+        work: Returns whether there is more to do at once. It may take a second or so.
+        release: Lets another process go on; called in the end.
+        interval: Seconds between two calls.
     """
 
-    def __init__(self, evaluator: Evaluator, interval: float) -> None:
-        self._evaluator = evaluator
+    def __init__(
+        self, work: Callable[[], bool], release: Callable[[], None], interval: float
+    ) -> None:
+        self._work = work
+        self._release = release
         self._interval = interval
         self._wake = threading.Event()
         self._stopping = False
@@ -348,7 +309,7 @@ class EvaluationThread:
         self._thread.start()
 
     def wake(self) -> None:
-        """Look now: a rule has changed."""
+        """Look now: something has changed."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -361,19 +322,19 @@ class EvaluationThread:
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            left = False
+            more = False
             try:
-                left = bool(self._evaluator.evaluate(at_most=1.0))
+                more = self._work()
             except DatabaseError as error:
-                logger.warning("Segments could not be evaluated: %s", error)
+                logger.warning("Segments and drift could not be looked at: %s", error)
             except Exception:  # whatever it is, the next pass may do better
-                logger.exception("Segments could not be evaluated")
+                logger.exception("Segments and drift could not be looked at")
             finally:
                 close_old_connections()
-            self._wake.wait(0.05 if left else self._interval)
+            self._wake.wait(0.05 if more else self._interval)
         try:
-            self._evaluator.release()
+            self._release()
         except DatabaseError as error:
-            logger.warning("The evaluation of segments could not be handed over: %s", error)
+            logger.warning("The look at segments and drift could not be handed over: %s", error)
         finally:
             close_old_connections()

@@ -17,6 +17,8 @@ from serving_app.activity_conf import activity_settings
 from serving_app.core.live_models import CANARY, SHADOW
 from serving_app.core.segment_rules import COMPARISONS, DAY, FIELDS, Condition, Rule
 from serving_app.core.segment_table import EVERYONE
+from serving_app.drift_conf import drift_settings
+from serving_app.leased_row import LeasedRow
 from serving_app.release_models import Alias
 
 __all__ = ["Segment", "SegmentCondition", "SegmentEvaluation", "SegmentMember"]
@@ -71,6 +73,18 @@ class Segment(models.Model):
         validators=[MinValueValidator(LEAST_TTL)],
         help_text=_("Seconds that its answers are fresh; empty: as everyone's."),
     )
+    drift_rule = models.CharField(
+        _("drift rule"),
+        max_length=100,
+        blank=True,
+        help_text=_("When preferences have changed, of its users; empty: as everyone's."),
+    )
+    drift_options = models.JSONField(
+        _("drift options"),
+        default=dict,
+        blank=True,
+        help_text=_('Such as {"refresh_at": 0.4}; of the rule here, or else of everyone\'s.'),
+    )
     alias = models.CharField(
         _("alias"),
         max_length=100,
@@ -115,6 +129,8 @@ class Segment(models.Model):
             "policy_options": self._options_problem(),
             "ttl": self._ttl_problem(),
             "alias": self._alias_problem(),
+            "drift_rule": self._drift_problem(),
+            "drift_options": self._drift_options_problem(),
         }
         problems |= {field: problem for field, problem in found.items() if problem is not None}
         if problems:
@@ -173,6 +189,29 @@ class Segment(models.Model):
             return _("'%s' is a roll-out's; make an alias of your own.") % self.alias
         if not Alias.objects.filter(name=self.alias).exists():
             return _("No model has an alias '%s'.") % self.alias[:100]
+        return None
+
+    def _drift_problem(self) -> Any:
+        if not self.drift_rule:
+            return None
+        try:
+            get_registry().drift_rules.get(self.drift_rule)
+        except UnknownPlugin as error:
+            return str(error)
+        return None
+
+    def _drift_options_problem(self) -> Any:
+        if not isinstance(self.drift_options, dict):
+            return _("Options are a JSON object.")
+        name = self.drift_rule or drift_settings().rule
+        if name is None:
+            return _("There is no rule that would take them.") if self.drift_options else None
+        try:
+            get_registry().drift_rules.create(name, self.drift_options)
+        except UnknownPlugin:
+            return None  # said of the rule, or of the settings
+        except (InvalidOptions, PluginError) as error:
+            return str(error)
         return None
 
     def rule(self) -> Rule:
@@ -309,13 +348,9 @@ class SegmentMember(models.Model):
         return int(self.user) if self.user_is_number else self.user
 
 
-class SegmentEvaluation(models.Model):
+class SegmentEvaluation(LeasedRow):
     """How far the evaluation of rules is, and which process does it. One row."""
 
-    owner = models.CharField(_("process"), max_length=200, blank=True)
-    until = models.DateTimeField(
-        _("until"), null=True, blank=True, help_text=_("When another process may take over.")
-    )
     edited = models.BigIntegerField(default=0, help_text=_("Counts changes of rules and terms."))
     turn = models.BigIntegerField(default=0, help_text=_("Counts changes of members."))
     event = models.BigIntegerField(default=0, help_text=_("The last event that was looked at."))
@@ -331,11 +366,6 @@ class SegmentEvaluation(models.Model):
 
     def __str__(self) -> str:
         return f"edit {self.edited}, turn {self.turn}"
-
-    @classmethod
-    def row(cls) -> SegmentEvaluation:
-        """Return the row; make it if it is not there."""
-        return cls.objects.get_or_create(pk=1)[0]
 
     @classmethod
     def edit(cls) -> None:

@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.db import close_old_connections
@@ -20,7 +20,7 @@ from cache_app.epoch_file import EpochFile
 from cache_app.level_conf import EmbeddedSettings
 from cache_app.plugin_switches import PluginSwitches
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
-from plugins import InferenceError
+from plugins import InferenceError, RecommendationRequest
 from plugins.apps import get_registry
 from serving_app import access, payload_log, process_statistics, rates, rollout, traces
 from serving_app.activity import ActivityLog
@@ -34,6 +34,7 @@ from serving_app.core.features import Row
 from serving_app.core.hit_path import HitPath
 from serving_app.core.live_models import PRODUCTION, Lease, LiveModels, Routes
 from serving_app.core.live_version import LiveVersion, open_version
+from serving_app.core.profiles import TitleTerms, prefix_terms
 from serving_app.core.ranking import Ranking
 from serving_app.core.recent_rows import RecentRows, warm
 from serving_app.core.recommender import Recommender
@@ -41,6 +42,8 @@ from serving_app.core.segment_table import SegmentTable
 from serving_app.core.shadow import Shadows
 from serving_app.core.statistics import Statistics
 from serving_app.core.version_record import VersionRecord
+from serving_app.drift_conf import drift_settings
+from serving_app.drift_watch import DriftWatch, Terms
 from serving_app.host.client import HostClient
 from serving_app.live_history import LiveHistory
 from serving_app.metric_families import collected, of_engines_elsewhere
@@ -75,7 +78,9 @@ class Serving:
     segments: SegmentTable
     """The segments of users."""
     evaluation: EvaluationThread | None
-    """Decides who belongs to which segment; None: other processes do."""
+    """Decides who belongs to which segment, and watches drift; None: other processes do."""
+    drift: DriftWatch
+    """Watches whether users' preferences change."""
     rollups: RollupWriter
     history: LiveHistory
     """What all processes told lately."""
@@ -281,10 +286,10 @@ def tell_metrics() -> None:
     """Tell the metrics of this process, up to now."""
     serving = get_serving()
     own = process_statistics.own(serving.live, serving.recommender, serving.shadows)
-    _tell_metrics(own, serving.activity)
+    _tell_metrics(own, serving.activity, serving.drift)
 
 
-def _tell_metrics(own: Statistics, activity: ActivityLog) -> None:
+def _tell_metrics(own: Statistics, activity: ActivityLog, drift: DriftWatch) -> None:
     process = process_name()
     for name, samples in of_engines_elsewhere(own, process=process).items():
         _teller.tell_engine(name, samples)
@@ -297,6 +302,7 @@ def _tell_metrics(own: Statistics, activity: ActivityLog) -> None:
             activity_dropped=activity.dropped,
             partitions=process_statistics.own_partitions(),
             alerts=firing(),
+            drift=drift.counts(),
         )
     )
 
@@ -332,12 +338,14 @@ def _tell(
     recommender: Recommender,
     shadows: Shadows,
     activity: ActivityLog,
+    *,
     roll_up: Callable[..., None],
+    drift: DriftWatch,
 ) -> None:
     """Let other processes know what this one counted, and judge roll-outs by what all did."""
     own = process_statistics.own(live, recommender, shadows)
-    process_statistics.tell(process_name(), own)
-    _tell_metrics(own, activity)
+    process_statistics.tell(process_name(), own, drift.counts())
+    _tell_metrics(own, activity, drift)
     roll_up(own)
     rollout.evaluate()
 
@@ -413,6 +421,7 @@ def _build() -> Serving:
     rollups = RollupWriter(rollup_settings())
     alerts = AlertWork(process_name())
     rolls_up = functools.partial(_roll_up, live, host, rollups)
+    drift = DriftWatch(process_name(), terms=_terms_of(live), renew=_renewer(recommender))
     news = _open_news()
     history = LiveHistory()
     reconciler = Reconciler(
@@ -423,7 +432,9 @@ def _build() -> Serving:
             SegmentFollower(segments, cache.freshness, cache_wiring.divide_l1),
             history,
         ),
-        tell=functools.partial(_tell, live, recommender, shadows, activity, rolls_up),
+        tell=functools.partial(
+            _tell, live, recommender, shadows, activity, roll_up=rolls_up, drift=drift
+        ),
         sign_off=functools.partial(_sign_off, live, recommender, activity, rolls_up),
         open_version=opened,
         activated=_activated,
@@ -432,10 +443,18 @@ def _build() -> Serving:
         keep=serving.keep_seconds,
     )
     warm_up = Scheduler(Runner(recommender, live), ready=reconciler.ready.is_set)
+    evaluator = Evaluator(process_name(), moved=lambda _: _tell_news(news))
+
+    def look() -> bool:
+        return bool(evaluator.evaluate(at_most=1.0)) | bool(drift.watch(at_most=1.0))
+
+    def release() -> None:
+        evaluator.release()
+        drift.release()
+
     evaluation = None
     if grouping.evaluate:
-        evaluator = Evaluator(process_name(), moved=lambda _: _tell_news(news))
-        evaluation = EvaluationThread(evaluator, grouping.evaluate_seconds)
+        evaluation = EvaluationThread(look, release, grouping.evaluate_seconds)
     return Serving(
         live=live,
         recommender=recommender,
@@ -447,11 +466,42 @@ def _build() -> Serving:
         warm_up=warm_up,
         segments=segments,
         evaluation=evaluation,
+        drift=drift,
         rollups=rollups,
         alerts=alerts,
         history=history,
         hits=recommender.hit_path(activity.asked_of if counting.record else None),
     )
+
+
+def _renewer(recommender: Recommender) -> Callable[[Sequence[RecommendationRequest]], None]:
+    """Return what computes answers anew; those that fail are computed when they are asked for."""
+
+    def renew(requests: Sequence[RecommendationRequest]) -> None:
+        recommender.recommend_many(requests)
+
+    return renew
+
+
+def _terms_of(live: LiveModels) -> Terms:
+    """Return what says what a model's items are about, by the titles of its live catalogue."""
+    known: dict[str, tuple[str, TitleTerms]] = {}
+
+    def terms(model: str, item: str) -> Mapping[str, float] | None:
+        by = drift_settings().terms
+        if isinstance(by, int):
+            return prefix_terms(by)(item)
+        version = live.routes().get(model, Routes()).aliases.get(PRODUCTION)
+        if version is None:
+            return None
+        made = known.get(model)
+        if made is None or made[0] != version.fingerprint:
+            catalogue = version.catalogue
+            titles = dict(zip(catalogue.items, catalogue.titles, strict=True))
+            made = known[model] = (version.fingerprint, TitleTerms(titles))
+        return made[1](item)
+
+    return terms
 
 
 def _tell_news(news: EpochFile | None) -> None:

@@ -14,6 +14,7 @@ from serving_app.alert_conf import AlertSettings
 from serving_app.api.problems import STATUS, problem_of
 from serving_app.api.schema import CODES
 from serving_app.conf import ServingSettings
+from serving_app.drift_conf import DriftSettings
 from serving_app.log_conf import LogSettings
 from serving_app.rollup_conf import RollupSettings
 from serving_app.segment_conf import SegmentSettings
@@ -29,8 +30,8 @@ def text(name):
 def test_every_setting_is_documented():
     page = text("docs/settings.md")
     for settings in (
-        *(AccessSettings, ActivitySettings, AlertSettings, CacheSettings, LogSettings),
-        *(PluginSettings, RollupSettings, SegmentSettings, ServingSettings),
+        *(AccessSettings, ActivitySettings, AlertSettings, CacheSettings, DriftSettings),
+        *(LogSettings, PluginSettings, RollupSettings, SegmentSettings, ServingSettings),
         *(TraceSettings, WarmupSettings),
     ):
         for field in dataclasses.fields(settings):

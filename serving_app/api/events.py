@@ -11,7 +11,7 @@ from typing import Any
 from plugins import InvalidInput, UserId
 from serving_app.core.activity import EVENT_KINDS, NewEvent
 
-__all__ = ["FIELDS", "event_of", "listed_events"]
+__all__ = ["FIELDS", "event_of", "listed_events", "user_of"]
 
 FIELDS = ("user_id", "item_id", "kind", "model_name", "at", "value", "event_id")
 """The fields of an event."""
@@ -70,8 +70,8 @@ def event_of(value: Any, *, now: float, days: float) -> NewEvent:
     if kind not in EVENT_KINDS:
         raise InvalidInput(f"kind must be one of {', '.join(EVENT_KINDS)}.", field="kind")
     return NewEvent(
-        user=_id(value["user_id"], "user_id"),
-        item=str(_id(value["item_id"], "item_id")),
+        user=user_of(value["user_id"], "user_id"),
+        item=str(user_of(value["item_id"], "item_id")),
         kind=kind,
         model=_text(value.get("model_name", "default"), "model_name", _MAX_MODEL),
         at=_at(value.get("at"), now, days),
@@ -82,7 +82,12 @@ def event_of(value: Any, *, now: float, days: float) -> NewEvent:
     )
 
 
-def _id(value: Any, field: str) -> UserId:
+def user_of(value: Any, field: str) -> UserId:
+    """Return an id: of a user, or of an item.
+
+    Raises:
+        InvalidInput: It is none.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         if abs(value) >= 10**100:
             raise InvalidInput(f"{field} must have 100 digits at most.", field=field)

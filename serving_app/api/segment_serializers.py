@@ -49,6 +49,7 @@ class SegmentSerializer(serializers.ModelSerializer[Segment]):
     rule = serializers.CharField(source="described", read_only=True, help_text="In words.")
     members = serializers.IntegerField(source="n", read_only=True, default=0)
     policy_options = serializers.DictField(required=False)
+    drift_options = serializers.DictField(required=False)
 
     class Meta:
         """Fields."""
@@ -65,6 +66,8 @@ class SegmentSerializer(serializers.ModelSerializer[Segment]):
             "policy",
             "policy_options",
             "ttl",
+            "drift_rule",
+            "drift_options",
             "alias",
             "members",
             "created",

@@ -16,6 +16,11 @@ from serving_app.api import alert_views
 from serving_app.api import operation_views as operation
 from serving_app.api.analysis_views import AnalysisView
 from serving_app.api.cache_entry_views import CacheEntriesView
+from serving_app.api.drift_views import (
+    DriftDecisionViewSet,
+    DriftFeaturesView,
+    UserProfileViewSet,
+)
 from serving_app.api.event_views import EventsView
 from serving_app.api.permissions import CanOperateEveryModel
 from serving_app.api.plugin_views import PluginsView, PluginSwitchView
@@ -194,6 +199,11 @@ urlpatterns = [
         SegmentViewSet.as_view({"get": "members"}, filter_backends=()),
         name="segment-members",
     ),
+    path("drift/features", DriftFeaturesView.as_view(), name="drift-features"),
+    path(
+        "drift/decisions", DriftDecisionViewSet.as_view({"get": "list"}), name="driftdecision-list"
+    ),
+    path("drift/profiles", UserProfileViewSet.as_view({"get": "list"}), name="userprofile-list"),
     path("token", SignInView.as_view(), name="token"),
     path("token/refresh", RefreshView.as_view(), name="token-refresh"),
     path("token/revoke", TokenBlacklistView.as_view(), name="token-revoke"),

@@ -20,7 +20,7 @@ def leave_out_row_ids(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('serving_app', '0013_segments'),
+        ('serving_app', '0014_drift'),
     ]
 
     operations = [
