@@ -189,7 +189,7 @@ def main() -> None:
     if given.client:
         client(json.loads(sys.stdin.read()))
         return
-    pairs, seconds = (3, 3.0) if given.quick else (30, 8.0)
+    pairs, seconds = (3, 3.0) if given.quick else (40, 4.0)
     arms: dict[str, list[list[float]]] = {"without": [], "with": []}
     stops: list[dict[str, float]] = []
     rng = random.Random(7)

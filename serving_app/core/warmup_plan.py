@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -93,8 +94,10 @@ def plan(
             for n, candidate in enumerate(
                 islice(weighted.strategy.candidates(activity, budget), budget)
             ):
-                if n % 256 == 0 and not going_on():
-                    raise Interrupted
+                if n % 16 == 0:
+                    time.sleep(0)  # whoever waits for the interpreter goes first
+                    if not going_on():
+                        raise Interrupted
                 _add(found, candidate, weighted, activity.model_name)
         except (RecserveError, Interrupted):
             raise

@@ -1,6 +1,8 @@
 """``manage.py run_warmups``: what is due, what is named, and what cannot be."""
 
 import json
+import os
+import signal
 from datetime import timedelta
 from io import StringIO
 
@@ -10,6 +12,7 @@ from django.utils import timezone
 
 from plugins import RecommendationRequest
 from serving_app import wiring
+from serving_app.core.recommender import Recommender
 from serving_app.warmup_models import WarmupRun, WarmupSchedule
 from serving_app.warmup_runs import claim, request_run, run_of
 from tests.serving_app.warmups import USERS, ask, make_live, make_schedule
@@ -104,3 +107,26 @@ def test_a_cache_that_nobody_shares_is_refused(installed, settings):
     settings.RECSERVE = {**settings.RECSERVE, "CACHE": {}}
     with pytest.raises(CommandError, match="only L1"):
         run("nightly")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_forever_is_until_a_signal_which_leaves_a_run_to_others(installed, monkeypatch, number):
+    schedule = make_schedule(interval=3600.0, rate=100_000.0, batch_size=4)
+    WarmupSchedule.objects.update(next_due=timezone.now())
+    warm = Recommender.warm
+    asked = []
+
+    def warm_and_end(self, request, **given):
+        asked.append(request)
+        if len(asked) == 4:
+            os.kill(os.getpid(), number)
+        return warm(self, request, **given)
+
+    monkeypatch.setattr(Recommender, "warm", warm_and_end)
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    run("--forever")
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    (left,) = schedule.runs.all()
+    assert (left.state, left.runner) == ("waiting", "")
+    assert left.warmed + left.questions.filter(state="waiting").count() == 10
+    assert left.warmed < 10

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,20 +66,28 @@ class Command(BaseCommand):
         if options["dry_run"] and not options["schedules"]:
             raise CommandError("Name the schedules whose dry run you want.")
         runs = [_run_of(name) for name in options["schedules"]]
-        signal.signal(signal.SIGTERM, _interrupt)
-        with _serving():
+        with _serving(), _signals(_interrupt, signal.SIGTERM):
             try:
                 if options["dry_run"]:
                     self._dry_run(runs, as_json=options["json"])
                 elif runs:
                     self._run(runs, as_json=options["json"])
                 elif options["forever"]:
-                    wiring.get_serving().warm_up.run_forever()
+                    self._forever()
                 else:
                     self._run_due(as_json=options["json"])
             except KeyboardInterrupt:
-                if not options["forever"]:
-                    raise CommandError("Stopped.", returncode=130) from None
+                raise CommandError("Stopped.", returncode=130) from None
+
+    def _forever(self) -> None:
+        """Run what becomes due; told to end, finish the batch, and leave the rest to others."""
+        scheduler = wiring.get_serving().warm_up
+
+        def end(*_: object) -> None:
+            scheduler.stop()
+
+        with _signals(end, signal.SIGTERM, signal.SIGINT):
+            scheduler.run_forever()
 
     def _dry_run(self, runs: list[WarmupRun], *, as_json: bool) -> None:
         runner = wiring.get_serving().warm_up.runner
@@ -215,6 +223,17 @@ def _in_thread(scheduler: Any, claim: warmup_runs.Claim) -> None:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _signals(handler: Callable[..., None], *numbers: signal.Signals) -> Iterator[None]:
+    """Let a handler have these signals for a while."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager
