@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+
+from cache_app.core.forgetful_future import ForgetfulFuture
 
 __all__ = ["SingleFlight"]
 
@@ -16,7 +17,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Flight(Future[V]):
+class Flight(ForgetfulFuture[V]):
     """The future of one key."""
 
     note: Any = None

@@ -1,6 +1,7 @@
 """A web process whose models run in a model host: the same answers, health and statistics."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -72,6 +73,18 @@ def test_it_answers_tells_and_recovers(host, store, client_as):
             assert ask(0).cached, "a hit needs no host"
         assert time.monotonic() < deadline
     assert list(ask(-1).items) == wanted
+
+
+def test_misses_leave_no_garbage(host, store):
+    ask("first")
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(100):
+            ask(f"miss {n}")
+        assert gc.collect() < 100, "of each miss, that would be"
+    finally:
+        gc.enable()
 
 
 def test_the_event_loop_reads_answers_where_l1_is_the_only_level(host, store):
