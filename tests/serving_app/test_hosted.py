@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cache_app.core import single_flight
 from plugins import ModelNotReady, RecommendationRequest
 from serving_app import process_statistics, wiring
 from serving_app.core.engine import LocalEngine
@@ -75,7 +76,8 @@ def test_it_answers_tells_and_recovers(host, store, client_as):
     assert list(ask(-1).items) == wanted
 
 
-def test_misses_leave_no_garbage(host, store):
+def test_misses_leave_no_garbage(host, store, monkeypatch):
+    monkeypatch.setattr(single_flight, "_REMEMBERED", 1)
     ask("first")
     gc.collect()
     gc.disable()
