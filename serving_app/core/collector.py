@@ -11,6 +11,11 @@ import gc
 
 __all__ = ["settle", "unsettle"]
 
+_USUAL = gc.get_threshold()
+_THRESHOLDS = (3000, 20, 20)
+"""Requests under way hold thousands of objects, which reference counts free; Python's own 700 would
+look at them again and again."""
+
 
 def settle() -> None:
     """Collect garbage once more, and let later collections look only at what comes from now on.
@@ -21,8 +26,10 @@ def settle() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
 
 
 def unsettle() -> None:
-    """Let collections look at everything again."""
+    """Let collections look at everything again, and come as often as they did."""
     gc.unfreeze()
+    gc.set_threshold(*_USUAL)

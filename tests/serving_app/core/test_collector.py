@@ -41,9 +41,12 @@ def test_what_was_set_aside_is_collected_when_it_settles_again():
 
 
 def test_all_can_be_undone():
+    before = gc.get_threshold()
     settle()
+    assert gc.get_threshold() > before
     unsettle()
     assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == before
 
 
 @pytest.mark.django_db
