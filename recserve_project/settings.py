@@ -325,6 +325,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_driftdecision_changelist"),
                     },
                     {
+                        "title": _("Logged requests"),
+                        "icon": "history",
+                        "link": reverse_lazy("admin:serving_app_loggedrequest_changelist"),
+                    },
+                    {
                         "title": _("Cache"),
                         "icon": "cached",
                         "link": reverse_lazy("admin:cache"),

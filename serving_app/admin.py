@@ -31,6 +31,7 @@ from serving_app.core.statistics import Statistics
 from serving_app.drift_admin import DriftDecisionAdmin  # noqa: F401  (registers itself)
 from serving_app.forms import RegisterVersionForm, ServedModelForm, TryForm, pretty
 from serving_app.models import Activation, ModelVersion, Promotion, ServedModel
+from serving_app.payload_admin import LoggedRequestAdmin  # noqa: F401  (registers itself)
 from serving_app.promotion_admin import make_live, roll_back
 from serving_app.release_admin import (
     AliasInline,
