@@ -52,14 +52,15 @@ class PlainFormatter(logging.Formatter):
 
 
 class Unexpected(logging.Filter):
-    """Drops what Django logs of answers that say 'not now'.
+    """Drops what Django logs of answers that say 'not now', or 'not here'.
 
-    While a model is away there are thousands, each of which has its line in the access log.
+    While a model is away there are thousands, each of which has its line in the access log; and a
+    client that asks for what the server does not do is no fault of the server's.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the record is of an error that nobody foresaw."""
-        return getattr(record, "status_code", None) not in {503, 504}
+        return getattr(record, "status_code", None) not in {501, 503, 504}
 
 
 def _instant(created: float) -> str:

@@ -104,7 +104,8 @@ def _noted(
     record: RequestRecord, request: HttpRequest, response: HttpResponseBase
 ) -> HttpResponseBase:
     match = request.resolver_match
-    record.route = str(match.route) if match else ""
+    if not record.route:  # a view may know better
+        record.route = str(match.route) if match else ""
     return response
 
 

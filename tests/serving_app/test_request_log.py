@@ -138,12 +138,12 @@ def test_wrong_settings_are_named(settings, values, message):
         log_settings()
 
 
-def test_answers_that_say_not_now_are_in_the_access_log_alone(settings):
+def test_answers_that_say_not_now_or_not_here_are_in_the_access_log_alone(settings):
     configured = settings.LOGGING["loggers"]["django.request"]["filters"]
     assert settings.LOGGING["filters"][configured[0]]["()"].endswith(f".{Unexpected.__name__}")
     kept = {}
-    for status in (500, 503, 504, None):
+    for status in (500, 501, 503, 504, None):
         record = logging.LogRecord("django.request", logging.ERROR, "", 0, "m", (), None)
         record.status_code = status
         kept[status] = Unexpected().filter(record)
-    assert kept == {500: True, 503: False, 504: False, None: True}
+    assert kept == {500: True, 501: False, 503: False, 504: False, None: True}

@@ -10,7 +10,7 @@ from serving_app.api.open_inference.answers import Answer, Refused, answer_of, a
 from serving_app.api.open_inference.asked import Asked
 from serving_app.core.access import Access
 
-__all__ = ["answer"]
+__all__ = ["answer", "route_of"]
 
 _Answering = Callable[[Asked], Answer]
 _Methods = Mapping[str, _Answering]
@@ -66,6 +66,28 @@ _PATTERNS: Mapping[str, _Methods] = {
     },
 }
 _ROUTES = tuple((re.compile(pattern), methods) for pattern, methods in _PATTERNS.items())
+_VERSION = r"(?:/versions/(?P<number>[0-9]+))?"
+
+
+def _label(pattern: str, version: str) -> str:
+    """Return a pattern as one reads it: a metric has a label of as many values as there are."""
+    read = pattern.replace(_VERSION, version).replace(r"(?P<named>[^/]+)", "<model>")
+    return read.replace(r"[^/]+", "<name>").removeprefix("/")
+
+
+_LABELS = tuple(
+    (compiled, _label(pattern, ""), _label(pattern, "/versions/<version>"))
+    for pattern, (compiled, _) in zip(_PATTERNS, _ROUTES, strict=True)
+)
+
+
+def route_of(path: str) -> str:
+    """Return the pattern that a path is of, such as ``v2/models/<model>/infer``; empty: of none."""
+    for compiled, plain, versioned in _LABELS:
+        found = compiled.fullmatch(path.rstrip("/"))
+        if found is not None:
+            return versioned if found.groupdict().get("number") else plain
+    return ""
 
 
 def answer(

@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 from serving_app import access
 from serving_app.api.authentication import bearer
 from serving_app.api.open_inference.answers import Answer, Refused, answer_of
-from serving_app.api.open_inference.door import answer
+from serving_app.api.open_inference.door import answer, route_of
 from serving_app.conf import serving_settings
 from serving_app.core.access import Access
 from serving_app.core.request_record import current
@@ -34,6 +34,8 @@ def open_inference(request: HttpRequest, **_: str) -> HttpResponse:
             record.caller = granted.subject
         return granted
 
+    if (record := current()) is not None:
+        record.route = route_of(request.path_info)
     try:
         body = _body(request)
     except Refused as error:
