@@ -32,6 +32,13 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run say how much is tried at random."""
+    parser.addoption(
+        "--fuzz", type=int, default=500, help="requests of tests/journeys/test_fuzz_volume.py"
+    )
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real data that RECSERVE_DATA names; skips without it."""

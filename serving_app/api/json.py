@@ -69,11 +69,18 @@ class LenientJSONParser(JSONParser):
     """
 
     def decode(self, body: bytes) -> Any:
-        """Return the value of a body."""
+        """Return the value of a body.
+
+        Raises:
+            ValueError: It is no JSON, or has half a surrogate pair: no text that could be answered
+                with, logged or stored.
+        """
         try:
             return msgspec.json.decode(body)
         except msgspec.DecodeError:
-            return json.loads(body)
+            value = json.loads(body)
+            json.dumps(value, ensure_ascii=False).encode()
+            return value
 
 
 class JSONRenderer(BaseRenderer):

@@ -153,3 +153,22 @@ def test_answers_say_what_browsers_must_not_do(client_as):
     assert answer["Referrer-Policy"] == "same-origin"
     assert answer["Content-Security-Policy"].startswith("default-src 'none'")
     assert answer["Cache-Control"] == "private, no-cache"
+
+
+@pytest.mark.contract("A5")
+@pytest.mark.parametrize("path", ["predict", "predict/batch", "events"])
+@pytest.mark.parametrize("door", [{}, {"HTTP_COOKIE": "a=b"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"user_id": "u", "\ud800": 1}',
+        rb'{"user_id": "u", "context": {"tags": ["\udfff"]}}',
+        b'{"events": [{"user_id": "\xed\xa0\x80"}]}',
+        rb'{"requests": [{"user_id": "u"}], "batch_id": "\ud800"}',
+    ],
+)
+def test_half_a_surrogate_pair_is_no_text(client_as, live_model, path, door, body):
+    answer = client_as("predict").generic(
+        "POST", f"/api/v1/{path}", body, content_type="application/json", **door
+    )
+    assert (answer.status_code, answer.json()["code"]) == (400, "parse-error")
