@@ -9,7 +9,7 @@ from datetime import datetime, tzinfo
 
 from plugins.errors import InvalidOptions
 from plugins.warmup.option_checks import DAY, HOUR, MINUTE, at_least, positive
-from plugins.warmup.tallies import Tallies, Tally, best
+from plugins.warmup.tallies import Tallies, Tally, best, times
 from plugins.warmup_contracts import ActivityView, WarmupCandidate
 
 __all__ = ["PeakHours"]
@@ -92,13 +92,13 @@ class PeakHours:
         def is_likely(tally: Tally) -> bool:
             return tally.count >= self._minimum and expected(tally) >= self._chance * len(wanted)
 
-        when = f"{coming.hour} to {coming.hour + 1} h" if self._hours is None else "peak hours"
+        when = f"from {coming.hour} h" if self._hours is None else "in peak hours"
         for tally in best(tallies, limit, keep=is_likely, score=expected):
             yield WarmupCandidate(
                 tally.request,
                 expected(tally),
-                f"asked in {tally.count} hours in {days:.0f} days, {tally.weight:.0f} of them "
-                f"{when} local time",
+                f"asked {times(round(tally.weight))} {when} local time in {days:.0f} d, "
+                f"{times(tally.count)} at any hour",
             )
 
     def _is_alike(self, hour: datetime, coming: datetime) -> bool:

@@ -53,7 +53,7 @@ class ComesNext:
                 question, chance = tally.question, tally.count / leader.seen
                 misses[question] = misses.get(question, 1.0) * (1 - chance)
                 if question not in reasons or chance > reasons[question][0]:
-                    reason = f"came next {tally.times} of {leader.seen} after {leader.user}"
+                    reason = f"came next {tally.count} of {leader.seen} times after {leader.user}"
                     reasons[question] = chance, tally, reason
         chosen = heapq.nsmallest(limit, misses, key=lambda question: (misses[question], question))
         for question in chosen:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from plugins.contracts import RecommendationRequest
 from plugins.warmup_contracts import Asking, question_of
 
-__all__ = ["TRACKED", "Tallies", "Tally", "best"]
+__all__ = ["TRACKED", "Tallies", "Tally", "best", "times"]
 
 TRACKED = 100_000
 """Questions that a strategy keeps counts of while it reads activity: some 60 MB."""
@@ -32,7 +32,7 @@ class Tally:
     @property
     def times(self) -> str:
         """Return how often it was asked, in words."""
-        return "once" if self.count == 1 else f"{self.count} times"
+        return times(self.count)
 
     @property
     def rank(self) -> tuple[float, float, str]:
@@ -89,3 +89,8 @@ def best(
         filter(keep, tallies),
         key=lambda tally: (score(tally), tally.last, tally.question),
     )
+
+
+def times(count: int) -> str:
+    """Return how often something happened, in words."""
+    return "once" if count == 1 else f"{count} times"

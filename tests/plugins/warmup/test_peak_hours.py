@@ -38,7 +38,7 @@ def test_it_warms_who_usually_asks_in_the_hour_that_comes():
     )
     chosen = list(PeakHours(chance=0.25).candidates(activity(*given), 9))
     assert users(chosen) == ["always", "often"]
-    assert chosen[0].reason == "asked in 7 hours in 7 days, 7 of them 1 to 2 h local time"
+    assert chosen[0].reason == "asked 7 times from 1 h local time in 7 d, 7 times at any hour"
     later = PeakHours(ahead_minutes=90.0, chance=0.25)
     assert users(later.candidates(activity(*given), 9)) == ["an hour later"]
 

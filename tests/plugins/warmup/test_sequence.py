@@ -42,7 +42,7 @@ def test_it_warms_who_came_next_before():
     chosen = list(ComesNext().candidates(activity(*given), 9))
     assert users(chosen) == ["bob", "cid"], "dan came once; eve is not here"
     assert [each.score for each in chosen] == [pytest.approx(3 / 7), pytest.approx(2 / 7)]
-    assert chosen[0].reason == "came next 3 times of 7 after 'ann'"
+    assert chosen[0].reason == "came next 3 of 7 times after 'ann'"
 
 
 def test_two_who_are_here_make_it_more_likely():
@@ -87,7 +87,7 @@ def test_others_may_come_in_between():
     ]
     (cart,) = ComesNext().candidates(activity(*given, now("ann", context={"page": "list"})), 9)
     assert cart.request.context == {"page": "cart"}
-    assert cart.reason == "came next 2 times of 3 after 'ann'"
+    assert cart.reason == "came next 2 of 3 times after 'ann'"
 
 
 def test_who_comes_next_is_counted_once():
