@@ -356,9 +356,11 @@ class DriftWatch:
     def _write(self, outcome: _Outcome) -> None:
         """Write what was found, and invalidate whom it concerns. In a transaction."""
         UserProfile.objects.bulk_create(
-            [row for row in outcome.profiles if row.pk is None], ignore_conflicts=True
+            outcome.profiles,
+            update_conflicts=True,
+            unique_fields=("user", "user_is_number", "source"),
+            update_fields=_WRITTEN,
         )
-        UserProfile.objects.bulk_update([r for r in outcome.profiles if r.pk is not None], _WRITTEN)
         DriftDecision.objects.bulk_create(outcome.decisions)
         changed = {row.user_id: row.action for row in outcome.decisions}
         if not changed:
