@@ -175,7 +175,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": r"/api/v1",
-    "ENUM_NAME_OVERRIDES": {"AlertState": "serving_app.alert_models.Alert.State"},
+    "ENUM_NAME_OVERRIDES": {
+        "AlertState": "serving_app.alert_models.Alert.State",
+        "WarmupRunState": "serving_app.warmup_models.WarmupRun.State",
+    },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "serving_app.api.schema.describe",

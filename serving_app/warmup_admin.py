@@ -87,7 +87,7 @@ class WarmupScheduleAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has 
     def get_queryset(self, request: HttpRequest) -> QuerySet[WarmupSchedule]:
         """Return the schedules with what the list shows of them."""
         rows: QuerySet[WarmupSchedule] = super().get_queryset(request)
-        active = WarmupRun.objects.filter(state__in=WarmupRun.ACTIVE)
+        active = WarmupRun.objects.filter(state__in=WarmupRun.ACTIVE).defer("strategies")
         return rows.prefetch_related(Prefetch("runs", active, to_attr="active_runs"))
 
     @admin.display(description=_("when"))
@@ -251,7 +251,9 @@ class WarmupScheduleAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has 
         """Show the form with the strategies that there are, and the last runs."""
         context = {**(extra_context or {}), "known_strategies": _known_strategies()}
         if object_id is not None and object_id.isdecimal():
-            latest = WarmupRun.objects.filter(schedule=int(object_id))[:_CHARTED]
+            latest = WarmupRun.objects.filter(schedule=int(object_id)).defer("strategies")[
+                :_CHARTED
+            ]
             context["latest"] = latest[:5]
             context["chart"] = warmup_chart.runs(list(latest)[::-1])
             context["active"] = next((run for run in latest if run.active), None)

@@ -42,7 +42,7 @@ def count_hits(counts: Mapping[Asked, Counted]) -> int:
     try:
         if not waiting.exists():
             return 0
-        found = _matching(hits, waiting.select_related("run__schedule"))
+        found = _matching(hits, waiting.select_related("run__schedule").defer("run__strategies"))
         return _credit(found)
     except DatabaseError as error:
         logger.warning("Hits that warm-ups earned could not be counted: %s", error)

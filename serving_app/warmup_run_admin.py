@@ -22,6 +22,10 @@ from serving_app.warmup_models import WarmupRun, WarmupSchedule
 __all__ = ["WarmupRunAdmin", "operates", "seconds_of", "share_of"]
 
 
+_LONGEST = 1000
+"""Characters of a run's strategies that are shown."""
+
+
 def operates(request: HttpRequest) -> bool:
     """Return whether the user may run and stop what there is."""
     return request.user.has_perm("serving_app.operate")
@@ -56,6 +60,11 @@ class WarmupRunAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no ty
     )
     change_form_outer_before_template = "admin/serving_app/warmup_run.html"
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WarmupRun]:
+        """Return the runs without their strategies, which may be long lists, until one is shown."""
+        rows: QuerySet[WarmupRun] = super().get_queryset(request)
+        return rows.defer("strategies")
+
     @admin.display(description=_("progress"))
     def bar(self, run: WarmupRun) -> SafeString:
         """Return how far it is."""
@@ -84,10 +93,11 @@ class WarmupRunAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no ty
     @admin.display(description=_("strategies"))
     def how(self, run: WarmupRun) -> str:
         """Return its strategies."""
-        return "; ".join(
+        text = "; ".join(
             f"{each['weight']:g} of {each['strategy']} {json.dumps(each['options'])}"
             for each in run.strategies
         )
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Return False: schedules and the API start runs."""
@@ -130,7 +140,7 @@ class WarmupRunAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no ty
 
     def progress(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Return how far one run is, for its page, which asks once a second."""
-        run = get_object_or_404(WarmupRun, pk=pk)
+        run = get_object_or_404(WarmupRun.objects.defer("strategies"), pk=pk)
         if not self.has_view_permission(request, run):
             raise PermissionDenied
         return JsonResponse(_figures(run))

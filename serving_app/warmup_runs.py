@@ -146,9 +146,16 @@ def start_due(schedule: WarmupSchedule, now: datetime) -> WarmupRun | None:
     What was missed meanwhile is made up for by this one run. A schedule that cannot run leaves a
     failed run that says why.
     """
-    following = schedule.due_after(now, last=schedule.next_due)
+    following = wrong = None
+    try:
+        following = schedule.due_after(now, last=schedule.next_due)
+    except ValueError as error:  # its zone is gone: others must not wait for it
+        wrong = str(error)
     rows = WarmupSchedule.objects.filter(pk=schedule.pk, enabled=True, next_due=schedule.next_due)
     if not rows.update(next_due=following):
+        return None
+    if wrong is not None:
+        _note_failure(schedule, f"{wrong} It is due no more.", now)
         return None
     try:
         run = run_of(schedule)
@@ -253,7 +260,7 @@ def claim(now: datetime, *, pk: int | None = None) -> Claim | None:
     )
     if pk is not None:
         rows = rows.filter(pk=pk)
-    for row in rows.order_by("requested", "pk")[:20]:
+    for row in rows.defer("strategies").order_by("requested", "pk")[:20]:
         runner = f"{process_name()}/{secrets.token_hex(4)}"
         mine = WarmupRun.objects.filter(
             pk=row.pk, state=row.state, runner=row.runner, seen=row.seen

@@ -17,6 +17,7 @@ from serving_app.warmup_models import ScheduledStrategy, WarmupQuestion, WarmupR
 
 __all__ = [
     "AdHocSerializer",
+    "ListedRunSerializer",
     "PlannedSerializer",
     "WarmupQuestionSerializer",
     "WarmupRunSerializer",
@@ -121,7 +122,7 @@ class WarmupRunSerializer(serializers.ModelSerializer[WarmupRun]):
         """Fields."""
 
         model = WarmupRun
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "schedule", "model", "state", "progress", "message"),
             *("candidates", "warmed", "fresh", "refused", "errors"),
             *("earned", "hit_share", "model_seconds", "seconds_saved"),
@@ -129,6 +130,18 @@ class WarmupRunSerializer(serializers.ModelSerializer[WarmupRun]):
             *("runner", "seen", "takeovers", "stop_requested"),
             *("strategies", *_PLAN),
         )
+        read_only_fields: tuple[str, ...] = fields
+
+
+class ListedRunSerializer(WarmupRunSerializer):
+    """One warm-up in a list: without its strategies, of which each may hold a long list."""
+
+    strategies = None  # type: ignore[assignment]  # takes the field away
+
+    class Meta(WarmupRunSerializer.Meta):
+        """Fields."""
+
+        fields = tuple(name for name in WarmupRunSerializer.Meta.fields if name != "strategies")
         read_only_fields = fields
 
 

@@ -24,6 +24,7 @@ from serving_app.api.authentication import access_of
 from serving_app.api.permissions import CanOperate, CanOperateOrAdminister
 from serving_app.api.warmup_serializers import (
     AdHocSerializer,
+    ListedRunSerializer,
     PlannedSerializer,
     WarmupQuestionSerializer,
     WarmupRunSerializer,
@@ -245,7 +246,13 @@ class WarmupRunViewSet(
         """Return the runs of the models that the caller may see."""
         models = access_of(self.request).models_for("operate")
         rows = super().get_queryset()
-        return rows if self.action != "list" or models is None else rows.filter(model__in=models)
+        if self.action != "list":
+            return rows
+        return rows.defer("strategies").filter(**({} if models is None else {"model__in": models}))
+
+    def get_serializer_class(self) -> type[WarmupRunSerializer]:
+        """Return the shape of one run, or of one in a list."""
+        return ListedRunSerializer if self.action == "list" else WarmupRunSerializer
 
     def get_object(self) -> WarmupRun:
         """Return the run in the path, if the caller may see its model."""

@@ -161,6 +161,18 @@ def test_a_schedule_that_cannot_run_leaves_a_run_that_says_why():
     assert claim(late) is None
 
 
+def test_a_zone_that_is_gone_is_said_once_and_holds_nobody_up():
+    """As after an update of the time zones."""
+    schedule = make_schedule(cron="* * * * *")
+    WarmupSchedule.objects.update(time_zone="Europe/Atlantis")
+    late = timezone.now() + timedelta(minutes=5)
+    (due,) = warmup_runs.due_schedules(late)
+    assert start_due(due, late) is None
+    (run,) = schedule.runs.all()
+    assert (run.state, "no time zone 'Europe/Atlantis'" in run.message) == (State.FAILED, True)
+    assert warmup_runs.due_schedules(late + timedelta(days=1)) == []
+
+
 @pytest.mark.parametrize(
     ("change", "field", "says"),
     [

@@ -140,6 +140,7 @@ def test_lists_are_filtered_ordered_and_paged(operator):
         assert operator.post(f"{SCHEDULES}/{name}/run").status_code == 202
     listed = operator.get(f"{RUNS}?schedule=c").json()["results"]
     assert [(each["schedule"], each["model"]) for each in listed] == [("c", "other")]
+    assert "strategies" not in listed[0], "a list of users would be in each line"
     assert operator.get(f"{RUNS}?state=running").json()["count"] == 0
     assert operator.get(f"{RUNS}?state=waiting&model=default").json()["count"] == 1
     assert operator.get(f"{RUNS}?state=nonsense").status_code == 422
