@@ -12,6 +12,7 @@ from django.db import DatabaseError, router, transaction
 from django.utils import timezone
 
 from plugins import PluginError, RecommendationRequest, RecserveError, Unavailable
+from plugins.apps import get_registry
 from serving_app.core.live_models import LiveModels
 from serving_app.core.recommender import Recommender
 from serving_app.core.schedule_times import zone_of
@@ -104,7 +105,7 @@ class Runner:
             freshness=self.fresh_for,
             rest=rest,
         )
-        return plan(weighted, view, run.budget, going_on=lambda: pause(0.0))
+        return plan(weighted, view, run.budget, going_on=lambda: pause(0.0), failed=_count_failure)
 
     def fresh_for(self, request: RecommendationRequest) -> float | None:
         """Return the seconds that a cached answer is still fresh; 0: it is stale; None: none is."""
@@ -195,3 +196,10 @@ class Runner:
             return Load(stats.queued, stats.running)
 
         return load
+
+
+def _count_failure(strategy: str, error: Exception) -> None:
+    """Count what a strategy did wrong; the run has failed, and the next one asks it again."""
+    registry = get_registry()
+    part = registry.part("warmup_strategies", strategy)
+    registry.failures.note(*part, error, switches_off=False)

@@ -73,6 +73,7 @@ def plan(
     budget: int,
     *,
     going_on: Callable[[], bool] = lambda: True,
+    failed: Callable[[str, Exception], object] | None = None,
 ) -> list[Planned]:
     """Return at most ``budget`` questions, the best first.
 
@@ -83,6 +84,7 @@ def plan(
         activity: What they see.
         budget: How many questions at most.
         going_on: Asked now and then; when it is False, choosing ends.
+        failed: Told of what a strategy did wrong, with its name.
 
     Raises:
         PluginError: A strategy failed, or gave what is no candidate of this model.
@@ -99,9 +101,13 @@ def plan(
                     if not going_on():
                         raise Interrupted
                 _add(found, candidate, weighted, activity.model_name)
-        except (RecserveError, Interrupted):
+        except Interrupted:
             raise
         except Exception as error:
+            if failed is not None:
+                failed(weighted.name, error)
+            if isinstance(error, RecserveError):
+                raise
             raise PluginError(
                 f"The warm-up strategy {weighted.name!r} failed: {type(error).__name__}: {error}"
             ) from error

@@ -13,6 +13,7 @@ from plugins import (
     Unavailable,
     WarmupCandidate,
 )
+from plugins.apps import get_registry
 from serving_app import warmup_runner, wiring
 from serving_app.warmup_batches import RunBatches
 from serving_app.warmup_models import WarmupQuestion, WarmupRun
@@ -114,6 +115,8 @@ def test_a_strategy_that_fails_fails_the_run_and_nothing_is_half_done(serving, m
     run = run_now(make_schedule(), serving)
     assert run.state == State.FAILED
     assert "'popular' failed: RuntimeError: no more" in run.message
+    counted = get_registry().failures.by_plugin()["builtin_warmup"]["warm-up strategy popular"]
+    assert (counted.failures, counted.error, counted.off) == (1, "RuntimeError: no more", 0)
     assert not run.questions.exists()
 
 

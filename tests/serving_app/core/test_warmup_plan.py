@@ -77,8 +77,16 @@ def test_what_one_strategy_wants_renewed_is_renewed():
     ],
 )
 def test_a_strategy_that_gives_nonsense_is_named(bad, says):
+    told = []
     with pytest.raises(PluginError, match=f"'odd'.*{says}"):
-        plan([Weighted("odd", Fixed(bad))], activity(), 10)
+        plan(
+            [Weighted("odd", Fixed(bad))],
+            activity(),
+            10,
+            failed=lambda name, error: told.append((name, error)),
+        )
+    ((name, _),) = told
+    assert name == "odd"
 
 
 def test_a_strategy_without_an_end_is_cut_and_one_that_takes_long_is_left():
