@@ -322,10 +322,15 @@ class DriftWatch:
             suspected=row.suspected,
             source=_source(row),
         )
+        registry = get_registry()
+        part = registry.part("drift_rules", rule.name)
         try:
-            verdict = rule.rule.judge(case)
-        except Exception:  # a plugin's
-            logger.exception("The drift rule %s failed", rule.name)
+            if registry.failures.is_off(*part):
+                verdict = DriftVerdict("keep", 0.0, f"the rule {rule.name} is switched off")
+            else:
+                verdict = rule.rule.judge(case)
+        except Exception as error:  # noqa: BLE001  (a plugin's; it is counted and logged)
+            registry.failures.note(*part, error)
             verdict = DriftVerdict("keep", 0.0, f"the rule {rule.name} failed")
             outcome.counts[rule.segment, "failed"] += 1
         else:

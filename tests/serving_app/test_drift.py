@@ -213,6 +213,17 @@ def test_a_rule_that_fails_keeps_and_is_counted(watch, time, monkeypatch, caplog
     assert watch.counts()["all", "failed"] == 1
     assert decisions() == []
     assert "failed" in caplog.text
+    failures = get_registry().failures
+    ((part, counted),) = failures.by_plugin()["builtin_drift"].items()
+    assert part.startswith("drift rule ")
+    assert (counted.failures, counted.error) == (1, "RuntimeError: no")
+
+    while not failures.note("builtin_drift", part, "again"):
+        pass
+    buys("u", TEA, time)
+    watch.watch()
+    assert watch.counts()["all", "failed"] == 1, "what is switched off is not asked"
+    assert UserProfile.objects.get().reason.endswith("is switched off")
 
 
 def test_who_loses_the_lease_writes_nothing(watch, time, monkeypatch):
