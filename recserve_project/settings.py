@@ -221,6 +221,7 @@ UNFOLD = {
     ],
     "SHOW_BACK_BUTTON": True,
     "STYLES": [lambda _request: static("recserve/pages.css")],
+    "SCRIPTS": [lambda _request: static("recserve/labels.js")],
     "SIDEBAR": {
         "show_search": False,
         "navigation": [

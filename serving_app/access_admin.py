@@ -43,6 +43,7 @@ class ServiceTokenAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
     """Service tokens. The text of a new one is shown once, after it was saved."""
 
     form = ServiceTokenForm
+    when_empty = _("A program needs one to ask. Its text is shown once, when it is added.")
     list_display = ("name", "prefix", "role", "valid", "expires", "last_used", "created")
     list_filter = ("role",)
     search_fields = ("name", "prefix")
@@ -91,6 +92,7 @@ class ServiceTokenAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
 class SigningKeyAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Signing keys. They are made by rotating, and never changed."""
 
+    when_empty = _("The first is made when somebody signs in to the API.")
     list_display = ("kid", "created", "retires")
     actions_list = ("rotate_key",)
     list_before_template = "admin/serving_app/about_signing_keys.html"

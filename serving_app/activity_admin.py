@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
 
 from cache_app import theme
 from serving_app.activity_models import ActivityCount, Event, EventImport
@@ -35,6 +36,7 @@ class _ReadOnly(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
 class ActivityCountAdmin(_ReadOnly):
     """How often users asked what, by the hour."""
 
+    when_empty = _("Answered requests are counted here within seconds. Make a call.")
     list_display = ("hour", "user", "kind", "model", "alias", "count", "last", "own_features")
     list_filter = ("kind", "own_features", "hour")
     search_fields = ("=user", "=model")
@@ -45,6 +47,7 @@ class ActivityCountAdmin(_ReadOnly):
 class EventAdmin(_ReadOnly):
     """What users did."""
 
+    when_empty = _("Send them to POST /api/v1/events, or import a file: manage.py import_events.")
     list_display = ("at", "user", "kind", "item", "value", "model", "event_id")
     list_filter = ("kind", "at")
     search_fields = ("=user", "=item", "=event_id")
@@ -55,4 +58,5 @@ class EventAdmin(_ReadOnly):
 class EventImportAdmin(_ReadOnly):
     """Files that were imported, and how far."""
 
+    when_empty = _("manage.py import_events imports a file of events.")
     list_display = ("started", "name", "model", "kind", "done", "rows", "skipped", "finished")

@@ -100,6 +100,7 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
     """Models."""
 
     form = ServedModelForm
+    when_empty = _("Add the name by which clients shall ask, or begin with manage.py demo.")
     list_display = ("name", "live", "processes", "executor", "changed", "try_link")
     search_fields = ("name", "description")
     list_filter = ("executor",)
@@ -240,6 +241,7 @@ class ServedModelAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no 
 class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Versions. Adding one validates it first; afterwards only its notes change."""
 
+    when_empty = _("Upload a trained model: it is loaded and tried before it counts.")
     list_display = ("__str__", "live", "framework", "items", "notes", "created", "sound")
     list_filter = ("model", "framework")
     search_fields = ("model__name", "notes", "sha256")
@@ -394,6 +396,10 @@ class ModelVersionAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no
 class ActivationAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Which process runs what."""
 
+    when_empty = _(
+        "Serving processes report here what they run. Make a version live, and start a server: "
+        "manage.py serve."
+    )
     list_display = ("model", "version", "process", "state", "problem", _load_time, "seen")
     list_filter = ("state", "model")
     list_select_related = ("model", "version__model")

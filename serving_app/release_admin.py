@@ -218,6 +218,7 @@ def start_roll_out(
 class RollOutAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Roll-outs: raise, promote, abort, and what happened."""
 
+    when_empty = _("In Versions, choose one, and the action “Roll out to some users first …”.")
     list_display = ("__str__", "share", "production", "started", "ended", "by")
     list_filter = ("state", "model")
     inlines = (StepInline,)
@@ -361,6 +362,7 @@ class AliasAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Aliases. Adding one that exists moves it."""
 
     form = AliasForm
+    when_empty = _("Make a version live: the alias production will lead to it.")
     list_display = ("__str__", "version", "percent", "changed")
     list_filter = ("model", "name")
     list_select_related = ("model", "version__model")
