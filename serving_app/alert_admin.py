@@ -235,12 +235,13 @@ class AlertDeliveryAdmin(_Seen):
     list_select_related = ("alert__rule", "channel")
     actions = ("again",)
 
-    @admin.action(description=_("Try again now"))
+    def has_again_permission(self, request: HttpRequest) -> bool:
+        """Return whether the user may let notices be sent again."""
+        return request.user.has_perm("serving_app.change_alertdelivery")
+
+    @admin.action(description=_("Try again now"), permissions=["again"])
     def again(self, request: HttpRequest, queryset: QuerySet[AlertDelivery]) -> None:
         """Send the notices that were not taken once more."""
-        if not request.user.has_perm("serving_app.change_alertdelivery"):
-            self.message_user(request, _("You may not change notices."), messages.ERROR)
-            return
         rows = queryset.exclude(state=AlertDelivery.State.SENT)
         n = rows.update(state=AlertDelivery.State.WAITING, due=timezone.now(), made=timezone.now())
         self.message_user(request, _("%d notices are tried again.") % n)
