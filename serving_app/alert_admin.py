@@ -63,11 +63,11 @@ class AlertRuleAdmin(theme.ModelAdmin):  # type: ignore[misc]  # theme has no ty
     list_display = ("name", "severity", "condition_in_words", "enabled", "state", "try_it")
     list_filter = ("severity", "enabled", "kind")
     search_fields = ("name", "description", "metric")
-    filter_horizontal = ("channels",)
+    autocomplete_fields = ("channels",)
     actions = ("enable", "disable")
     fieldsets = (
         (None, {"fields": ("name", "description", "severity", "enabled")}),
-        (_("What is looked at"), {"fields": ("metric", ("model", "segment", "level"), "window")}),
+        (_("What is looked at"), {"fields": ("metric", "model", "segment", "level", "window")}),
         (
             _("When it is bad"),
             {"fields": ("kind", "above", "threshold", "clear", "hold", "calm", "least")},
@@ -219,11 +219,18 @@ class _Seen(theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
 class AlertAdmin(_Seen):
     """What rules found."""
 
-    list_display = ("rule", "state", "severity", "started", "fired", "resolved", "value")
+    list_display = ("rule", "state", "severity", "started", "fired", "resolved", "in_words")
+    fields = ("rule", "in_words", "state", "severity", "started", "fired", "resolved", "notified")
+    readonly_fields = ("in_words",)
     list_filter = ("state", "severity", "rule")
     list_select_related = ("rule",)
     search_fields = ("rule__name",)
     inlines = (AlertEventInline, AlertDeliveryInline)
+
+    @admin.display(description=_("as of the last look"))
+    def in_words(self, alert: Alert) -> str:
+        """Return what the alert is about."""
+        return alerts.say(alert.rule, alert.state, alert.value)
 
 
 @admin.register(AlertDelivery)

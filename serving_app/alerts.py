@@ -108,7 +108,7 @@ def say(rule: AlertRule, state: str, value: float | None) -> str:
     scaled = "unknown" if value is None else _number(value, unit)
     rate = " per second" if rule.kind == AlertRule.Kind.RATE else ""
     return (
-        f"{rule.name}: {rule.metric}{of} is {scaled}{rate} over {minutes} "
+        f"{rule.name}: {rule.metric}{of}: {scaled}{rate} over {minutes} "
         f"(limit {_number(rule.threshold, unit)})."
     )
 

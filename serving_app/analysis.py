@@ -12,7 +12,7 @@ from django.db.models import Count, QuerySet, Sum
 from django.db.models.functions import TruncDay
 from django.utils import timezone
 
-from cache_app.core.generations import EVERYTHING
+from cache_app.core.generations import EVERYTHING, scope
 from cache_app.models import Invalidation
 from serving_app import rollups
 from serving_app.activity_models import ActivityCount
@@ -120,7 +120,7 @@ def _evidence(
         levels={} if model or segment else _levels(since, until, now),
         hours=len(told),
         missing_hours=sum(point.missing for point in told),
-        invalidations=_invalidations(since, until),
+        invalidations=_invalidations(since, until, model),
         **_questions(since, until, model),
     )
 
@@ -149,13 +149,15 @@ def _levels(since: float, until: float, now: float) -> dict[str, LevelCounts]:
     return found
 
 
-def _invalidations(since: float, until: float) -> Mapping[str, int]:
+def _invalidations(since: float, until: float, model: str | None) -> Mapping[str, int]:
     """Return how many different scopes were invalidated, by what they cover."""
     rows = Invalidation.objects.filter(at__gte=_moment(since), at__lt=_moment(until))
-    return {
-        "all": rows.filter(scope=EVERYTHING).count(),
-        "model": rows.filter(scope__startswith="m:").count(),
-    }
+    models = (
+        rows.filter(scope__startswith="m:")
+        if model is None
+        else rows.filter(scope=scope(model_name=model))
+    )
+    return {"all": rows.filter(scope=EVERYTHING).count(), "model": models.count()}
 
 
 def _questions(since: float, until: float, model: str | None) -> dict[str, Any]:

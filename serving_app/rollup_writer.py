@@ -142,6 +142,9 @@ class RollupWriter:
             logger.warning("Rollups could not be written, and are kept for later: %s", error)
             self._ids.clear()
             return
+        except DatabaseError as error:  # it will not take them later, either
+            logger.warning("Rollups could not be written, and are lost: %s", error)
+            self._told_minute = -1
         self._pending.clear()
         self._engines.clear()
         if now - self._pruned >= _PRUNE_SECONDS:

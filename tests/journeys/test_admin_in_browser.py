@@ -1,6 +1,7 @@
 """The admin in a real browser, against the demo's server."""
 
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -180,3 +181,45 @@ def test_a_version_is_rolled_out_raised_and_aborted(server):
     assert "60.00" in seen["model"]
     assert "So far, so good." in seen["history"]
     assert "Only a trial." in seen["history"]
+
+
+@pytest.mark.contract("O3")
+@pytest.mark.contract("O4")
+def test_a_rule_that_is_made_here_fires_and_resolves(server):
+    def visit(page):
+        page.goto(f"{server.url}/admin/serving_app/alertrule/add/")
+        for name, value in (("name", "Anyone asks"), ("threshold", "0"), ("calm", "0")):
+            page.fill(f"input[name={name}]", value)
+        page.fill("input[name=window]", "120")
+        page.select_option("select[name=metric]", "requests")
+        page.click("button[name=_save]")
+        with server.client() as client:
+            assert client.post("predict", json={"user_id": "alarmed"}).status_code == 200
+        listed = f"{server.url}/admin/serving_app/alert/?q=Anyone"
+        _reload_until(page, listed, "firing")
+        page.goto(f"{server.url}/admin/serving_app/alertrule/?q=Anyone")
+        page.click("text=Try it")
+        page.wait_for_selector("text=minutes there was something to look at")
+        page.goto(f"{server.url}/admin/serving_app/alertrule/?q=Anyone")
+        page.click("text=Anyone asks")
+        page.fill("input[name=threshold]", "1000000")
+        page.click("button[name=_save]")
+        _reload_until(page, listed, "resolved")
+        page.goto(f"{server.url}/admin/analysis/?period=1h&by=model")
+        page.wait_for_selector("#findings li")
+        assert page.locator("#rows tbody tr").count() >= 1
+        assert page.locator("canvas.chart").count() == 2
+
+    complaints = in_browser(visit, server)
+    assert not complaints
+
+
+def _reload_until(page, url, text):
+    """Look at a page again and again until it shows a text in its list."""
+    deadline = time.monotonic() + 60
+    while True:
+        page.goto(url)
+        if page.locator(f"#result_list >> text={text}").count():
+            return
+        assert time.monotonic() < deadline, page.content()
+        time.sleep(0.5)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import IntegrityError, OperationalError
+from django.db import DataError, IntegrityError, OperationalError
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -163,6 +163,17 @@ def test_a_database_that_is_away_gets_it_later(monkeypatch):
         process.tell(at_once=True)
     process.tell(at_once=True)
     assert sum(value for _, value in read("requests", 0, 7200 * 2) if value) == 1
+
+
+def test_what_no_database_would_take_is_lost_and_stops_nothing(monkeypatch):
+    process = Process(FakeClock(DAY))
+    process.asked()
+    with monkeypatch.context() as patched:
+        patched.setattr(rollup_writer, "add", functools.partial(fail, DataError("too long")))
+        process.tell(at_once=True)
+    process.asked(2)
+    process.tell(at_once=True)
+    assert read("requests", 0, 60) == [(0, 2.0)]
 
 
 def test_levels_and_models_that_are_away_show():

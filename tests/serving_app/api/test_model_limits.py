@@ -101,6 +101,16 @@ def test_lists_and_statistics_leave_other_models_out(client, client_as):
     refused(client.post("/api/v1/models", {"name": "new"}, format="json"))
 
 
+def test_the_analysis_is_of_the_own_model_and_alerts_concern_all(client):
+    refused(client.get("/api/v1/analysis"))
+    refused(client.get("/api/v1/analysis?model=default"))
+    assert client.get("/api/v1/analysis?model=mine").status_code == 200
+    for path in ("alerts", "alert-rules", "alert-rules/1/preview", "alert-silences"):
+        refused(client.get(f"/api/v1/{path}"))
+    for path in ("alert-rules", "alert-rules/preview", "alert-silences", "alert-channels/1/test"):
+        refused(client.post(f"/api/v1/{path}", {}, format="json"))
+
+
 def test_only_answers_of_the_own_model_can_be_forgotten(client):
     path = "/api/v1/cache/clear"
     for other in ("all=true", "user_id=7", "model_name=default", "user_id=7&model_name=default"):
