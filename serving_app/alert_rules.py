@@ -104,5 +104,6 @@ RULES: tuple[dict[str, Any], ...] = (
         "metric": "processes",
         "kind": "absence",
         "window": 180,
+        "hold": 60,
     },
 )

@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from django.db import close_old_connections
@@ -323,7 +323,10 @@ def _roll_up(
     at_once: bool = False,
 ) -> None:
     routes, runs = live.routes(), host is None or host.state() != "away"
-    wanted = Alias.objects.filter(name=PRODUCTION).values_list("model__name", flat=True)
+    wanted: Iterable[str] = ()
+    if _serving is not None and _serving.reconciler.ready.is_set():  # before, it takes no requests
+        rows = Alias.objects.filter(name=PRODUCTION)
+        wanted = rows.values_list("model__name", flat=True)
     rollups.tell(
         own,
         process_statistics.own_cache(),

@@ -210,6 +210,9 @@ def test_absence_is_seen_from_outside(capsys):
     assert not named()
     clock.advance(silent.window + 60)
     alerts.evaluate(clock.now)
+    assert not named(), "a server that has just started tells in a moment"
+    clock.advance(silent.hold)
+    alerts.evaluate(clock.now)
     assert named() == ["No serving process"]
     with pytest.raises(CommandError, match="critical") as ended:
         call_command("alerts", "--list")

@@ -16,9 +16,11 @@ from serving_app.core.http_counts import HttpCounts
 from serving_app.core.request_counts import RequestCounts
 from serving_app.core.rollups import STEPS, Series
 from serving_app.core.statistics import Statistics
+from serving_app.registration import promote, register
 from serving_app.rollup_conf import RollupSettings, rollup_settings
 from serving_app.rollup_models import EngineMark, Rollup, RollupSeries
 from serving_app.rollup_writer import RollupWriter, add
+from tests.conftest import linear_draft
 from tests.fakes import FakeClock
 from tests.serving_app.core.test_rollups import count
 
@@ -300,8 +302,20 @@ def test_a_serving_process_rolls_up_what_it_was_asked(live_model, client_as):
     assert (rows[0].values["hits"], rows[0].values["misses"]) == (2, 2)
     since = Rollup.objects.filter(step=60).order_by("at").first().at
     values = rollups.values(["rows", "live"], since, since + 180)
-    assert values["rows"] == 2
-    assert 0 < values["live"] <= 1, "it was not, before it was loaded"
+    assert values == {"rows": 2, "live": 1}, "while it is starting, nobody expects it to be live"
+
+
+def test_a_process_that_starts_is_not_taken_for_one_whose_models_are_away(fresh, store, db):
+    promote(register("default", linear_draft(store)))
+    serving, clock = wiring.get_serving(), FakeClock(DAY)
+    serving.rollups.__init__(RollupSettings(), clock=clock)
+    clock.advance(20)
+    wiring.roll_up(at_once=True)
+    assert read("live", 0, 60) == [(0, None)], "nobody expects it yet"
+    serving.reconciler.reconcile()
+    clock.advance(20)
+    wiring.roll_up(at_once=True)
+    assert read("live", 0, 60) == [(0, 1.0)]
 
 
 def test_nothing_is_rolled_up_if_it_is_not_wanted():
