@@ -9,6 +9,8 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
+from plugins import InvalidOptions, PluginError, UnknownPlugin
+from plugins.apps import get_registry
 from serving_app.access_conf import access_settings
 from serving_app.activity_conf import activity_settings
 from serving_app.alert_conf import alert_settings
@@ -52,7 +54,7 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         access_settings()
         activity_settings()
         alert_settings()
-        drift_settings()
+        drift = drift_settings()
         log_settings()
         warmup_settings()
         segment_settings()
@@ -61,6 +63,12 @@ def check_settings(**_: Any) -> list[checks.CheckMessage]:
         serving = serving_settings()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="serving_app.E001")]
+    try:
+        if drift.rule is not None:
+            get_registry().drift_rules.create(drift.rule, drift.options)
+    except (UnknownPlugin, InvalidOptions, PluginError) as error:
+        hint = 'Correct RECSERVE["DRIFT"]: RULE or OPTIONS.'
+        return [checks.Error(str(error), hint=hint, id="serving_app.E004")]
     store = serving.model_store
     if store.exists() and not os.access(store, os.R_OK | os.X_OK):
         return [

@@ -51,11 +51,15 @@ class SegmentFollower:
     def _follow(self) -> None:
         state = SegmentEvaluation.objects.filter(pk=1).values_list("edited", "turn").first()
         if state is None:  # there has never been a segment, or the database was emptied
-            state = (-1, -1)
             if self._edited != -1:
                 self._table.define({})
                 self._give_shares([])
+                self._edited = self._turn = -1
+            return
         edited, turn = state
+        if turn < self._turn or edited < self._edited:  # another database than before
+            self._table.define({})
+            self._edited = self._turn = -1
         if edited != self._edited:
             rows = {row.pk: row for row in Segment.objects.filter(enabled=True)}
             new = self._table.define({pk: self._terms(row) for pk, row in rows.items()})

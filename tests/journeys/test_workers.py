@@ -177,3 +177,29 @@ def test_rollups_of_both_workers_equal_what_was_asked(two_workers, own_model):
         stats = client.get("serving/stats").json()["models"][own_model]
         assert stats["requests"] == 200
         assert stats["latency_ms"]["p99"] == total["p99_ms"], "the same histogram"
+
+
+@pytest.mark.contract("C10")
+def test_every_worker_follows_who_belongs_to_which_segment(two_workers):
+    busy = {"user_id": "busy", "explain": True}
+
+    def segments(client):
+        """Return in which segments the workers say that the user is."""
+        answers = [
+            client.post("predict", json=busy, headers={"Connection": "close"}).json()
+            for _ in range(8)
+        ]
+        return {answer["explain"]["segment"] for answer in answers}
+
+    with two_workers.administrator() as client:
+        rule = [{"field": "requests", "comparison": "ge", "value": 5}]
+        made = client.post("segments", json={"name": "power", "share": 0.2, "conditions": rule})
+        assert made.status_code == 201, made.text
+        try:
+            assert segments(client) <= {"all", "power"}
+            servers.wait_for(lambda: segments(client) == {"power"}, seconds=90, what="all follow")
+            members = client.get("segments/power/members").json()["results"]
+            assert "busy" in [row["user_id"] for row in members]
+        finally:
+            assert client.delete("segments/power").status_code == 204
+        servers.wait_for(lambda: segments(client) == {"all"}, seconds=90, what="all follow back")

@@ -15,6 +15,7 @@ from plugins.apps import get_registry
 from serving_app import wiring
 from serving_app.activity import add_counts, record_events
 from serving_app.activity_models import ActivityCount, Event
+from serving_app.checks import check_settings
 from serving_app.core.activity import Asked, Counted, NewEvent
 from serving_app.core.profiles import TitleTerms, prefix_terms
 from serving_app.drift_conf import DriftSettings, drift_settings
@@ -407,6 +408,21 @@ def test_wrong_settings_are_named(settings, given, says):
         drift_settings()
     settings.RECSERVE = {"DRIFT": {"RULE": None, "TERMS": "title"}}
     assert drift_settings() == DriftSettings(rule=None)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"RULE": "cosin"}, "Did you mean 'cosine'"),
+        ({"OPTIONS": {"refresh_at": 7}}, "settle_at"),
+        ({"OPTIONS": {"refreshat": 0.1}}, "is no option"),
+    ],
+)
+def test_manage_py_check_names_a_rule_that_cannot_be(settings, given, says):
+    assert check_settings() == []
+    with_drift(settings, **given)
+    (found,) = check_settings()
+    assert (found.id, says in found.msg) == ("serving_app.E004", True)
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,22 @@ def test_a_process_that_starts_knows_everyone(live_model, evaluator, time):
     assert get_serving().segments.plan_of("1") is None
 
 
+def test_another_database_is_followed_from_its_beginning(live_model, evaluator, time):
+    segment("power", ("requests", "ge", 10), share=0.1)
+    seen("u", time.now, 12)
+    seen("v", time.now, 12)
+    evaluator.evaluate()
+    follow()
+    SegmentMember.objects.filter(user="v").update(segment=None)
+    SegmentEvaluation.objects.update(turn=0, edited=0)
+    follow()
+    assert [explained(user)[0] for user in ("u", "v")] == ["power", "all"]
+    SegmentEvaluation.objects.all().delete()
+    follow()
+    assert explained()[0] == "all"
+    assert capacities() == {"all": 100_000, "power": 0}
+
+
 def test_a_segment_that_was_off_has_its_members_again(live_model, evaluator, time):
     row = segment("power", ("requests", "ge", 10))
     seen("u", time.now, 12)
