@@ -24,6 +24,7 @@ from recserve_project import streams  # noqa: E402  (needs the apps to be loaded
 from serving_app import wiring  # noqa: E402
 from serving_app.api.body_limit import BodyLimit  # noqa: E402
 from serving_app.api.lane import Lane  # noqa: E402
+from serving_app.api.lane_inference import InferenceLane  # noqa: E402
 from serving_app.api.request_ids import RequestIds  # noqa: E402
 from serving_app.traces import traced  # noqa: E402
 
@@ -31,7 +32,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_lane = Lane(RequestIds(BodyLimit(_django)))  # type: ignore[arg-type]  # its scope is a dict, as servers give it
+_others = RequestIds(BodyLimit(_django))  # type: ignore[arg-type]  # its scope is a dict, as servers give it
+_lane = Lane(InferenceLane(_others))
 _http = traced(_lane)
 
 

@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpRespons
 from django.utils.cache import patch_vary_headers
 from django.utils.decorators import sync_and_async_middleware
 
-__all__ = ["COMPRESS_ABOVE", "accepts_gzip", "api_answers", "compress", "etag"]
+__all__ = ["COMPRESS_ABOVE", "accepts_gzip", "api_answers", "compress", "etag", "outgoing"]
 
 COMPRESS_ABOVE = 1024
 """From how many bytes on an answer is compressed: less fits one packet anyhow."""
@@ -56,17 +56,18 @@ def api_answers(get_response: Any) -> Any:
     if iscoroutinefunction(get_response):
 
         async def answer_async(request: HttpRequest) -> HttpResponseBase:
-            return _outgoing(request, await get_response(request))
+            return outgoing(request, await get_response(request))
 
         return answer_async
 
     def answer(request: HttpRequest) -> HttpResponseBase:
-        return _outgoing(request, get_response(request))
+        return outgoing(request, get_response(request))
 
     return answer
 
 
-def _outgoing(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+def outgoing(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Return an answer as it is to go out; other paths' as they are."""
     if not request.path.startswith(_API) or not isinstance(response, HttpResponse):
         return response
     response.headers.setdefault("Cache-Control", "private, no-cache")

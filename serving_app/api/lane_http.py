@@ -14,6 +14,7 @@ from serving_app.core.request_record import REQUEST_ID, RequestRecord, request_i
 
 __all__ = [
     "BATCH",
+    "ELSEWHERE",
     "JSON",
     "LIVE",
     "LOOKED",
@@ -43,7 +44,7 @@ LOOKED = "recserve.looked"
 JSON = b"application/json"
 _ID = REQUEST_ID.lower().encode()
 _ACCEPTED = frozenset({b"*/*", JSON})
-_ELSEWHERE = frozenset(
+ELSEWHERE = frozenset(
     {
         *(b"origin", b"cookie", b"transfer-encoding", b"content-encoding", b"expect"),
         *(b"if-none-match", b"access-control-request-method"),
@@ -211,7 +212,7 @@ def is_usual(scope: Mapping[str, Any], headers: dict[bytes, bytes]) -> bool:
         len(headers) != len(scope["headers"])  # one is there twice
         or scope.get("query_string")
         or scope.get("root_path")
-        or not _ELSEWHERE.isdisjoint(headers)
+        or not ELSEWHERE.isdisjoint(headers)
         or headers.get(b"accept", b"*/*") not in _ACCEPTED
     ):
         return False

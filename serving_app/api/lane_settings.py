@@ -72,6 +72,7 @@ class LaneSettings:
         be traced."""
         self._throttles = access_settings().throttles["predict"]
         self._hosts: dict[bytes, bool] = {}
+        self._guards: dict[bool, list[Header]] = {}
         self._headers: dict[tuple[str, bytes, bool], list[Header]] = {}
 
     def rate(self, access: Access) -> Rate | None:
@@ -104,6 +105,14 @@ class LaneSettings:
         if found is None:
             found = _headers(allow, kind, secure=secure)
             self._headers[allow, kind, secure] = found
+        return found
+
+    def guards(self, *, secure: bool) -> list[Header]:
+        """Return the headers by which Django's middleware guards every answer."""
+        found = self._guards.get(secure)
+        if found is None:
+            found = self._guards[secure] = _as_headers(_guarded(HttpResponse(), secure=secure))
+            found[:] = [each for each in found if each[0] != b"content-type"]
         return found
 
 
@@ -146,15 +155,24 @@ def _is_on(lane: str) -> bool:
 
 
 def _headers(allow: str, kind: bytes, *, secure: bool) -> list[Header]:
+    response = HttpResponse(headers={"Allow": allow, "Cache-Control": "private, no-cache"})
+    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    response = _guarded(response, secure=secure)
+    response.headers["Content-Type"] = kind.decode()
+    return _as_headers(response)
+
+
+def _guarded(response: HttpResponse, *, secure: bool) -> HttpResponse:
     request = HttpRequest()
     request.META = {"wsgi.url_scheme": "https"} if secure else {}
     request.is_secure = lambda: secure  # type: ignore[method-assign]  # of this one
-    response = HttpResponse(headers={"Allow": allow, "Cache-Control": "private, no-cache"})
-    response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     for middleware in (XFrameOptionsMiddleware, SecurityMiddleware):
         if f"{middleware.__module__}.{middleware.__name__}" in settings.MIDDLEWARE:
             response = _through(middleware, request, response)
-    response.headers["Content-Type"] = kind.decode()
+    return response
+
+
+def _as_headers(response: HttpResponse) -> list[Header]:
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headers.items()

@@ -75,11 +75,13 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="lane")
 
 
-async def on_thread(call: Callable[[], Result]) -> Result:
-    """Return what a call returns that may wait."""
+async def on_thread(
+    call: Callable[[], Result], threads: ThreadPoolExecutor | None = None
+) -> Result:
+    """Return what a call returns that may wait; on the lane's threads, or on others."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(
-        _threads(), context.run, _and_let_go, call
+        threads or _threads(), context.run, _and_let_go, call
     )
 
 

@@ -18,7 +18,7 @@ from serving_app.conf import serving_settings
 from serving_app.core.access import Access
 from serving_app.core.request_record import current
 
-__all__ = ["open_inference"]
+__all__ = ["open_inference", "response_of"]
 
 
 @csrf_exempt
@@ -39,9 +39,9 @@ def open_inference(request: HttpRequest, **_: str) -> HttpResponse:
     try:
         body = _body(request)
     except Refused as error:
-        return _response(answer_of(error))
+        return response_of(answer_of(error))
     headers = {name.lower(): value for name, value in request.headers.items()}
-    return _response(answer(request.method or "", request.path_info, headers, body, who))
+    return response_of(answer(request.method or "", request.path_info, headers, body, who))
 
 
 def _body(request: HttpRequest) -> bytes:
@@ -53,7 +53,8 @@ def _body(request: HttpRequest) -> bytes:
     return body
 
 
-def _response(given: Answer) -> HttpResponse:
+def response_of(given: Answer) -> HttpResponse:
+    """Return an answer as Django's."""
     response = HttpResponse(given.body, status=given.status)
     del response.headers["Content-Type"]
     for name, value in given.headers.items():
