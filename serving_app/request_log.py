@@ -28,8 +28,8 @@ _QUIET = ("/api/v1/health", "/metrics", "/static/")
 
 
 def is_logged() -> bool:
-    """Return whether requests get lines at all."""
-    return logger.isEnabledFor(logging.INFO)
+    """Return whether anyone is told of single requests: the log, or a trace."""
+    return _observer is not None or logger.isEnabledFor(logging.INFO)
 
 
 def user_hash(user_id: UserId) -> str:
@@ -63,7 +63,7 @@ def finished(record: RequestRecord) -> None:
     HTTP.count(record.method, record.route, record.status, seconds)
     if _observer is not None:
         _observer(record)
-    if not is_logged():
+    if not logger.isEnabledFor(logging.INFO):
         return
     if 0 < record.status < 400:
         if record.path.startswith(_QUIET):

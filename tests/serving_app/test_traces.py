@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from serving_app import traces, wiring
+from serving_app import request_log, traces, wiring
 from serving_app.api.body_limit import BodyLimit
 from serving_app.api.lane import Lane
 from serving_app.api.request_ids import RequestIds
@@ -136,6 +137,13 @@ def test_under_wsgi_a_request_has_a_span_of_its_own(spans, live_model, client_as
     (span,) = (each for each in spans.get_finished_spans() if each.kind == SpanKind.SERVER)
     assert (span.name, span.parent) == (f"POST {PREDICT[1:]}", None)
     assert span.attributes["recserve.source"] == "model"
+
+
+def test_without_an_access_log_requests_are_told_of_all_the_same(spans, caplog):
+    with caplog.at_level(logging.WARNING, "recserve.access"):
+        assert request_log.is_logged()
+        traces.stop()
+        assert not request_log.is_logged()
 
 
 def test_off_nothing_is_wrapped(live_model):
