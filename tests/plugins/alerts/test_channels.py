@@ -1,10 +1,9 @@
 """The log, e-mail and webhooks."""
 
 import contextlib
-import hashlib
-import hmac
 import json
 import logging
+import re
 import socket
 
 import pytest
@@ -15,10 +14,12 @@ from plugins.alerts.email import EmailChannel
 from plugins.alerts.log import LogChannel
 from plugins.alerts.webhook import WebhookChannel
 from plugins.conformance import check_alert_channel
+from tests.journeys.conftest import ROOT
 from tests.receivers import receiver
 
 pytestmark = pytest.mark.contract("O3")
 
+GUIDE = (ROOT / "docs" / "alerts.md").read_text("utf-8")
 NOTICE = AlertNotice("7-firing", "Slow", "firing", "critical", "p99 is 3 s.", value=3.0)
 
 
@@ -69,9 +70,12 @@ def test_a_webhook_signs_what_it_sends(monkeypatch):
         channel = WebhookChannel(url=there.url, secret_variable="HOOK_SECRET")
         channel.send(NOTICE)
         headers, body = there.got[0]
-        signed = f"{headers['X-Recserve-Timestamp']}.".encode() + body
-        digest = hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
-        assert headers["X-Recserve-Signature"] == f"sha256={digest}"
+        (code,) = re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+        guide = {}
+        exec(code, guide)
+        assert guide["is_genuine"]("s3cret", headers, body)
+        assert not guide["is_genuine"]("s3cret", headers, body + b" ")
+        assert not guide["is_genuine"]("other", headers, body)
         assert json.loads(body)["id"] == "7-firing"
         monkeypatch.delenv("HOOK_SECRET")
         with pytest.raises(LookupError, match="HOOK_SECRET"):
