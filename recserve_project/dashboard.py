@@ -22,6 +22,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
+from recserve_project import dashboard_notes
 from recserve_project.streams import TooManyStreams, stream
 from serving_app import wiring
 from serving_app.core.live_points import SILENT, Told, engines, figures
@@ -153,7 +154,7 @@ def _look(history: LiveHistory) -> None:
 
 
 def _present(last: Mapping[str, Told]) -> dict[str, Any]:
-    """Return what there is now: processes, pools, levels, model host."""
+    """Return what there is now: processes, pools, levels, model host, alerts, warm-ups."""
     host = wiring.get_serving().host
     return {
         "process": process_name(),
@@ -162,6 +163,8 @@ def _present(last: Mapping[str, Told]) -> dict[str, Any]:
         "processes": _processes(last),
         "pools": _pools(last),
         "levels": _levels(last),
+        "alerts": dashboard_notes.alerts(),
+        "warm_ups": dashboard_notes.warm_ups(),
         "segments": sorted(
             {
                 segment

@@ -9,12 +9,15 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Group
 from django.db import DatabaseError
+from django.utils import timezone
 
 from plugins import RecommendationRequest
 from recserve_project import dashboard, streams
 from serving_app import process_statistics, rollup_writer, wiring
+from serving_app.alert_models import Alert, AlertRule
 from serving_app.core.rollups import Series
 from serving_app.reconciler import process_name
+from serving_app.warmup_models import WarmupRun
 
 pytestmark = [pytest.mark.django_db, pytest.mark.contract("O2")]
 
@@ -217,3 +220,25 @@ def test_only_the_periods_that_there_are_can_be_chosen(person, live_model, minut
 
 def test_only_operators_see_the_past(person, live_model):
     assert person("predict").get(PAST, {"minutes": 60}).status_code == 403
+
+
+def test_open_alerts_and_the_last_warm_ups_stand_beside_the_figures(person, asked):
+    rule = AlertRule.objects.create(name="few hits", metric="hit_rate", threshold=0.5)
+    now = timezone.now()
+    Alert.objects.create(rule=rule, severity="critical", state="firing", started=now, value=0.25)
+    for model, earned in (("default", 7), ("other", 0)):
+        WarmupRun.objects.create(model=model, strategies=[], warmed=10, earned=earned)
+    asked.history.looked = float("-inf")
+    client = person("operate")
+    state = client.get(DATA).json()["state"]
+    (alert,) = state["alerts"]
+    assert (alert["rule"], alert["state"], alert["value"]) == ("few hits", "firing", 0.25)
+    assert {(run["name"], run["earned"]) for run in state["warm_ups"]} == {
+        ("default", 7),
+        ("other", 0),
+    }
+    for url in (alert["url"], state["warm_ups"][0]["url"]):
+        assert client.get(url).status_code == 200
+    Alert.objects.update(state="resolved")
+    asked.history.looked = float("-inf")
+    assert client.get(DATA).json()["state"]["alerts"] == []

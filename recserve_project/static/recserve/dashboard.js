@@ -164,7 +164,13 @@
       cells.forEach((cell) => {
         const td = document.createElement("td");
         if (!rows.length) td.colSpan = 9;
-        if (cell && cell.badge) {
+        if (cell && cell.url) {
+          const link = document.createElement("a");
+          link.className = "rs-link";
+          link.href = cell.url;
+          link.textContent = cell.text;
+          td.append(link);
+        } else if (cell && cell.badge) {
           const badge = document.createElement("span");
           badge.className = "rs-badge rs-" + cell.badge;
           badge.textContent = cell.text;
@@ -223,6 +229,16 @@
       pool.least === pool.most ? String(pool.instances) : `${pool.instances} (${pool.least} to ${pool.most})`,
       number(pool.busy), pool.stuck ? { badge: "bad", text: number(pool.stuck) } : "0", number(pool.queued),
     ]), "No version is live. Make one live in Versions.");
+    table("alerts", (state.alerts || []).map((alert) => [
+      { url: alert.url, text: alert.rule },
+      { badge: alert.state === "firing" ? "bad" : "warn", text: alert.label },
+      alert.severity, clock(alert.since), number(alert.value, 3),
+    ]), "No alert is firing or pending.");
+    const model = form.elements.model.value;
+    table("warm-ups", (state.warm_ups || []).filter((run) => !model || run.model === model).map((run) => [
+      { url: run.url, text: run.name }, run.label, new Date(run.at * 1000).toLocaleString(),
+      number(run.warmed), number(run.earned), number(run.spent, 2), number(run.saved, 2),
+    ]), "No warm-up has run. Add a schedule in Warm-up.");
     const select = form.elements.segment;
     const known = [...select.options].map((option) => option.value);
     for (const name of state.segments || []) if (!known.includes(name)) select.add(new Option(name, name));
