@@ -31,6 +31,13 @@ def test_a_second_run_destroys_nothing_and_follows_the_port(installation):
     manage(var, "demo", "--port", str(port))
 
 
+def test_a_database_without_tables_is_named_before_anything_is_trained(tmp_path):
+    done = manage(tmp_path, "demo", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("run manage.py migrate first.")
+    assert not (tmp_path / "models").exists()
+
+
 def test_other_data_become_new_versions_and_a_new_database_a_new_demo(tmp_path):
     data, var = tmp_path / "data", tmp_path / "var"
     data.mkdir()

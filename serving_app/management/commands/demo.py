@@ -15,7 +15,8 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -54,8 +55,12 @@ class Command(BaseCommand):
         """Build what is missing, and print where to go.
 
         Raises:
-            CommandError: The data cannot be read, or a model failed its validation.
+            CommandError: The database is not migrated, the data cannot be read, or a model failed
+                its validation.
         """
+        migrations = MigrationExecutor(connection)
+        if migrations.migration_plan(migrations.loader.graph.leaf_nodes()):
+            raise CommandError("The database is not migrated: run manage.py migrate first.")
         url = f"http://{options['host']}:{options['port']}"
         paths = self._paths(options)
         source = ", ".join(str(path.resolve()) for path in paths) if paths else "generated"
