@@ -10,18 +10,22 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
+from cache_app.core.freshness import Freshness
+from cache_app.core.partitions import Share
 from cache_app.invalidation import invalidate
 from cache_app.models import Invalidation
-from plugins import RecommendationRequest
+from plugins import PluginError, RecommendationRequest
 from serving_app import process_statistics, promotion, registration, wiring
 from serving_app.activity import add_counts, record_events
 from serving_app.activity_models import ActivityCount, Event
 from serving_app.core.activity import Asked, Counted, NewEvent
 from serving_app.core.segment_rules import choose
+from serving_app.core.segment_table import SegmentTable, SegmentTerms
 from serving_app.models import ProcessStatistics
 from serving_app.segment_conf import SegmentSettings, segment_settings
 from serving_app.segment_evaluation import Evaluator, prune, rules
 from serving_app.segment_facts import facts_of
+from serving_app.segment_following import SegmentFollower
 from serving_app.segment_models import (
     Segment,
     SegmentCondition,
@@ -379,7 +383,7 @@ def capacities():
     return {name: part["capacity"] for name, part in process_statistics.own_partitions().items()}
 
 
-def test_shares_of_l1_follow_the_database(live_model, evaluator, time, settings, caplog):
+def test_shares_of_l1_follow_the_database(live_model, evaluator, time, settings):
     settings.RECSERVE = {**settings.RECSERVE, "CACHE": {"L1": {"CAPACITY": 10}}}
     wiring.stop()
     follow()
@@ -401,14 +405,22 @@ def test_shares_of_l1_follow_the_database(live_model, evaluator, time, settings,
     follow()
     assert capacities() == {"all": 7, "power": 3}
     assert [explained(f"p{n}")[1] for n in (2, 3, 4)] == ["l1"] * 3, "they moved along"
-    Segment.objects.update(policy="gone")
-    SegmentEvaluation.edit()
-    follow()
-    assert capacities() == {"all": 7, "power": 3}
-    assert "stay as they were" in caplog.text
     row.delete()
     follow()
     assert capacities() == {"all": 10, "power": 0}
+
+
+def test_shares_that_cannot_be_made_leave_all_as_it_was(caplog):
+    def refuse(shares):
+        assert shares == {"power": Share(0.5, "gone")}
+        raise PluginError("there is no such policy")
+
+    row = segment("power", share=0.5)
+    Segment.objects.update(policy="gone")
+    table = SegmentTable(5)
+    SegmentFollower(table, Freshness(60.0), refuse).refresh()
+    assert "stay as they were" in caplog.text
+    assert table.segments == {row.pk: SegmentTerms("power")}
 
 
 def test_statistics_and_metrics_tell_segments_apart(live_model, evaluator, time, client_as):
