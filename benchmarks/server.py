@@ -178,10 +178,12 @@ class Load:
         return rate
 
 
-def request_bytes(token: str, body: bytes) -> bytes:
+def request_bytes(token: str, body: bytes, path: bytes = b"/api/v1/predict") -> bytes:
     """Return a request as it goes over the wire."""
     return (
-        b"POST /api/v1/predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
+        b"POST "
+        + path
+        + b" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
         + token.encode()
         + b"\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         + body
@@ -195,6 +197,15 @@ def bodies(prefix: str) -> Iterator[bytes]:
     for n in itertools.count():
         user = f"{prefix}-{n:09d}"
         yield json.dumps({"user_id": user, "features": rows[n % USERS]}).encode()
+
+
+def inference() -> bytes:
+    """Return a body of the Open Inference Protocol: a row in, and the best 10 of its scores out."""
+    rng = random.Random(1)
+    row = [round(rng.uniform(-1, 1), 6) for _ in range(FEATURES)]
+    tensor = {"name": "features", "datatype": "FP32", "shape": [1, FEATURES], "data": row}
+    wish = {"name": "scores", "parameters": {"classification": 10}}
+    return json.dumps({"inputs": [tensor], "outputs": [wish]}).encode()
 
 
 def start(
@@ -245,7 +256,7 @@ def servers(folder: Path) -> Iterator[list[Server]]:
         for name, more in (
             ("lane", {}),
             ("asgi", asgi | hits_alone),
-            ("django", asgi | hits_alone | {"RECSERVE_LANE": "off"}),
+            ("django", asgi | {"RECSERVE_LANE": "off"}),
         ):
             port = next(ports)
             serve = [sys.executable, "manage.py", "serve", "--port", str(port)]
@@ -276,6 +287,9 @@ def measure(server: Server, kind: str, connections: int, seconds: float) -> None
             request_bytes(server.token, each) for each in itertools.islice(bodies("hit"), USERS)
         ]
         request = itertools.cycle(known).__next__
+    elif kind == "infer":
+        asked = request_bytes(server.token, inference(), b"/v2/models/default/infer")
+        request = itertools.repeat(asked).__next__
     else:
         fresh = bodies(secrets.token_hex(4))
         request = iter(lambda: request_bytes(server.token, next(fresh)), b"").__next__
@@ -308,6 +322,8 @@ def main() -> None:
             for server in running:
                 if server.name in {"lane", "fastapi"}:
                     measure(server, "miss", 64, seconds)
+                if server.name in {"lane", "django"}:
+                    measure(server, "infer", 16, seconds)
         report(running, as_json=arguments.json)
 
 
@@ -357,6 +373,8 @@ def compared(figures: dict[str, dict[str, float]]) -> dict[str, float]:
             ratios[f"{name} hit, x fastapi, 16"] = of["hit 16"] / peer["hit 16"]
             if "miss 64" in of:
                 ratios[f"{name} miss, x fastapi"] = of["miss 64"] / peer["miss 64"]
+    ratios["lane infer, x django"] = figures["lane"]["infer 16"] / figures["django"]["infer 16"]
+    ratios["lane infer, of miss"] = figures["lane"]["infer 16"] / figures["lane"]["miss 64"]
     return ratios
 
 
