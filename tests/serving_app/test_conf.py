@@ -30,7 +30,7 @@ def test_given_values_are_taken(settings):
         ({"MODEL_STORE": 5}, "must be a path"),
         ({"MODEL_HOST": "on"}, "'auto', 'off' or the absolute path of a socket"),
         ({"MODEL_HOST": False}, "'auto', 'off' or the absolute path of a socket"),
-        ({"LANE_ENTRANCE": "socket"}, "must be .protocol. or .asgi."),
+        ({"LANE_ENTRANCE": "socket"}, 'must be "protocol" or "asgi"'),
         ([], "must be a dict"),
     ],
 )
