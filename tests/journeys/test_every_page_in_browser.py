@@ -93,6 +93,8 @@ class Visit:
         page.set_viewport_size(PHONE)
         if shown:
             self._picture(name, "phone")
+        # Scripts of the theme follow the new width with the next picture.
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         width = page.evaluate("document.documentElement.scrollWidth")
         if width > PHONE["width"]:
             self.wrong.append((path, f"is {width} pixels wide on a phone"))
