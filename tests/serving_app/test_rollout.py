@@ -251,7 +251,7 @@ def test_what_really_fails_is_told_by_the_process_itself(versions, monkeypatch):
         raise ValueError("broken on purpose")
 
     monkeypatch.setattr(broken, "run", fails)
-    wiring._tell(serving.live, serving.recommender, serving.shadows, serving.activity)
+    serving.reconciler._tell()
     failed = 0
     for n in range(60):
         try:
@@ -261,7 +261,7 @@ def test_what_really_fails_is_told_by_the_process_itself(versions, monkeypatch):
     assert 10 < failed < 50
     assert canary.outcomes.counts().errors == failed
     RollOut.objects.update(evaluated=None)
-    wiring._tell(serving.live, serving.recommender, serving.shadows, serving.activity)
+    serving.reconciler._tell()
     assert RollOut.objects.get().state == "rolled_back"
     assert set(routed().aliases) == {"production"}
     assert all(ask(f"u{n}", n).model_version == 1 for n in range(60))
