@@ -52,14 +52,14 @@ def events(client, **query):
                 yield json.loads(line.removeprefix("data: "))
 
 
-def ask(server, n, *, repeat=2):
-    """Ask ``n`` questions, each some times, over many connections, of several threads."""
+def ask(server, n, *, repeat=2, name="load"):
+    """Ask ``n`` users' questions, each some times, over many connections, of several threads."""
 
     def some(thread):
         with server.client() as client:
             for i in range(thread, n, 4):
                 for _ in range(repeat):
-                    question = {"user_id": f"load-{i}", "model_name": MODEL}
+                    question = {"user_id": f"{name}-{i}", "model_name": MODEL}
                     headers = {"Connection": "close"}
                     assert client.post("predict", json=question, headers=headers).is_success
 

@@ -26,7 +26,7 @@ def test_the_dashboard_moves_under_load_without_a_reload(server):
         page.goto(f"{server.url}/admin/dashboard/")
         page.wait_for_selector("#dashboard[data-ready=yes]")
         page.select_option("select[name=model]", "popular")
-        ask(server, 100)
+        ask(server, 100, name="watched")
         page.wait_for_function(
             "Number(document.getElementById('rate').textContent.replace(',', '')) > 0"
         )
