@@ -208,10 +208,6 @@ class MemoryLevel:
             tier=self._tiers.of(uses, now - used, life.tier),
         )
 
-    def keys(self) -> list[str]:
-        """Return the keys of all residents; O(entries)."""
-        return [e.key for e in list(self._entries.values()) if e.expires != GHOST]
-
     def tier_of(self, key: str) -> Tier:
         """Return the tier in which a value stored now would be; ``warm`` for a new key."""
         entry: Any = self._entries.get(key)

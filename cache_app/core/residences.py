@@ -70,7 +70,7 @@ def keys_in_memory(levels: Levels, predicate: Callable[[str], bool]) -> list[str
     """Return the keys in this process's memory for which a predicate holds; O(entries)."""
     keys: list[str] = []
     for _, level in levels.quick:
-        listed = getattr(level, "keys", None)
+        listed = getattr(level, "resident_keys", None)  # of a level in memory
         if listed is not None:
             keys += [key for key in listed() if predicate(key)]
     return keys

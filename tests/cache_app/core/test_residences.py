@@ -5,6 +5,7 @@ import pytest
 from cache_app.core.breaker import Breaker, GuardedLevel
 from cache_app.core.levels import Levels, Stored
 from cache_app.core.memory import MemoryLevel
+from cache_app.core.partitions import PartitionedMemory, Share
 from cache_app.core.residences import keys_in_memory, residences
 from plugins.errors import LevelUnavailable
 from plugins.eviction.sieve import SIEVE
@@ -70,6 +71,20 @@ def test_keys_are_those_of_memory_that_match(clock):
     for key in ("a1", "a2", "b1"):
         levels.store(key, "value", ttl=60.0)
     l2.put("a9", Stored("value", 1000.0, 2000.0), "miss")
-    assert sorted(keys_in_memory(levels, lambda _: True)) == sorted(l1.keys())
-    assert len(l1.keys()) == 2
+    assert sorted(keys_in_memory(levels, lambda _: True)) == sorted(l1.resident_keys())
+    assert len(l1.resident_keys()) == 2
     assert keys_in_memory(levels, lambda key: key == "b1") == ["b1"]
+
+
+def test_memory_that_is_divided_is_looked_at_as_one(clock):
+    def make(capacity, share):
+        return MemoryLevel(SIEVE, capacity=capacity, clock=clock, size_of=len)
+
+    l1 = PartitionedMemory(make, capacity=10, part_of=lambda key: key[0])
+    levels = Levels([l1], clock=clock)
+    l1.divide({"a": Share(0.5)})
+    for key in ("a1", "b1"):
+        levels.store(key, "value", ttl=60.0)
+    assert sorted(keys_in_memory(levels, lambda _: True)) == ["a1", "b1"]
+    for key in ("a1", "b1"):
+        assert [each.level for each in residences(levels, key)[0]] == ["l1"]
