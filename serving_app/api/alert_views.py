@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from django.contrib.admin.models import ADDITION
 from django.contrib.auth.models import User
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -25,8 +26,8 @@ from serving_app.alert_models import Alert, AlertChannel, AlertRule, AlertSilenc
 from serving_app.analysis import parse_time
 from serving_app.api import alert_serializers as shapes
 from serving_app.api.authentication import access_of
+from serving_app.api.history import KeepsHistory, log
 from serving_app.api.permissions import CanOperate, CanOperateOrAdminister
-from serving_app.promotion import log
 
 __all__ = [
     "AlertChannelViewSet",
@@ -61,11 +62,7 @@ class _Operator(_EveryModel):
         return CanOperate.codename
 
 
-def _user(request: Request) -> User | None:
-    return request.user if isinstance(request.user, User) else None
-
-
-class AlertRuleViewSet(viewsets.ModelViewSet[AlertRule]):
+class AlertRuleViewSet(KeepsHistory, viewsets.ModelViewSet[AlertRule]):
     """Rules."""
 
     queryset = AlertRule.objects.prefetch_related("channels")
@@ -75,20 +72,6 @@ class AlertRuleViewSet(viewsets.ModelViewSet[AlertRule]):
     filterset_fields = ("enabled", "severity", "metric", "model", "kind")
     search_fields = ("name", "description")
     ordering_fields = ("name", "severity", "changed")
-
-    def perform_create(self, serializer: BaseSerializer[AlertRule]) -> None:
-        """Make a rule, and say so in the history."""
-        log(serializer.save(), _user(self.request), "Added over the API.")
-
-    def perform_update(self, serializer: BaseSerializer[AlertRule]) -> None:
-        """Change a rule, and say so in the history."""
-        fields = ", ".join(serializer.validated_data)
-        log(serializer.save(), _user(self.request), f"Changed over the API: {fields}.")
-
-    def perform_destroy(self, instance: AlertRule) -> None:
-        """Delete a rule with its alerts, and say so in the history."""
-        log(instance, _user(self.request), "Deleted over the API.")
-        instance.delete()
 
     @extend_schema(
         request=None,
@@ -162,6 +145,7 @@ class AlertViewSet(viewsets.ReadOnlyModelViewSet[Alert]):
 
 
 class AlertSilenceViewSet(
+    KeepsHistory,
     mixins.CreateModelMixin,
     mixins.DestroyModelMixin,
     viewsets.ReadOnlyModelViewSet[AlertSilence],
@@ -176,17 +160,13 @@ class AlertSilenceViewSet(
     ordering_fields = ("starts", "ends")
 
     def perform_create(self, serializer: BaseSerializer[AlertSilence]) -> None:
-        """Make a silence, by the caller, and say so in the history."""
-        user = _user(self.request)
-        log(serializer.save(by=user), user, "Added over the API.")
-
-    def perform_destroy(self, instance: AlertSilence) -> None:
-        """End a silence, and say so in the history."""
-        log(instance, _user(self.request), "Deleted over the API.")
-        instance.delete()
+        """Make a silence, by the caller."""
+        user = self.request.user
+        silence = serializer.save(by=user if isinstance(user, User) else None)
+        log(self.request, silence, ADDITION, "Added by the API")
 
 
-class AlertChannelViewSet(viewsets.ModelViewSet[AlertChannel]):
+class AlertChannelViewSet(KeepsHistory, viewsets.ModelViewSet[AlertChannel]):
     """Channels."""
 
     queryset = AlertChannel.objects.all()
@@ -196,19 +176,6 @@ class AlertChannelViewSet(viewsets.ModelViewSet[AlertChannel]):
     filterset_fields = ("kind", "enabled")
     search_fields = ("name",)
     ordering_fields = ("name", "kind")
-
-    def perform_create(self, serializer: BaseSerializer[AlertChannel]) -> None:
-        """Make a channel, and say so in the history."""
-        log(serializer.save(), _user(self.request), "Added over the API.")
-
-    def perform_update(self, serializer: BaseSerializer[AlertChannel]) -> None:
-        """Change a channel, and say so in the history."""
-        log(serializer.save(), _user(self.request), "Changed over the API.")
-
-    def perform_destroy(self, instance: AlertChannel) -> None:
-        """Delete a channel with what waits for it, and say so in the history."""
-        log(instance, _user(self.request), "Deleted over the API.")
-        instance.delete()
 
     @extend_schema(request=None, responses={200: OpenApiTypes.OBJECT})
     @action(detail=True, methods=["post"])

@@ -13,13 +13,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from serving_app.api import segment_serializers as serializers
+from serving_app.api.history import KeepsHistory
 from serving_app.api.permissions import CanOperateEveryModel, CanOperateOrAdministerEveryModel
 from serving_app.core.segment_table import EVERYONE
 from serving_app.segment_models import Segment, SegmentMember
 from serving_app.segment_simulation import simulate
 
 
-class SegmentViewSet(viewsets.ModelViewSet[Segment]):
+class SegmentViewSet(KeepsHistory, viewsets.ModelViewSet[Segment]):
     """Segments."""
 
     queryset = Segment.objects.prefetch_related("conditions")

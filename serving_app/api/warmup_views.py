@@ -21,6 +21,7 @@ from rest_framework.views import APIView
 
 from serving_app import warmup_runs, wiring
 from serving_app.api.authentication import access_of
+from serving_app.api.history import KeepsHistory
 from serving_app.api.permissions import CanOperate, CanOperateOrAdminister
 from serving_app.api.warmup_serializers import (
     AdHocSerializer,
@@ -152,7 +153,7 @@ class WarmUpView(APIView):
         return _start(run, request)
 
 
-class WarmupScheduleViewSet(viewsets.ModelViewSet[WarmupSchedule]):
+class WarmupScheduleViewSet(KeepsHistory, viewsets.ModelViewSet[WarmupSchedule]):
     """Warm-up schedules."""
 
     queryset = WarmupSchedule.objects.select_related("model").prefetch_related("strategies")

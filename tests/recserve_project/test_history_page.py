@@ -50,6 +50,34 @@ def test_what_the_api_changes_is_in_the_history(client_as, fresh, store):
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "change"),
+    [
+        ("warmup-schedules", {"name": "x", "model": "shop", "interval": 3600, "budget": 5,
+            "strategies": [{"strategy": "popular"}]}, {"budget": 9}),
+        ("segments", {"name": "x", "conditions": [
+            {"field": "requests", "comparison": "ge", "value": 5}]}, {"order": 7}),
+        ("alert-rules", {"name": "x", "metric": "p99", "threshold": 0.2, "window": 300},
+            {"severity": "info"}),
+        ("alert-channels", {"name": "x", "kind": "log"}, {"enabled": False}),
+        ("alert-silences", {"reason": "x", "ends": "2100-01-01T00:00:00Z"}, None),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_each_resource_is_in_the_history(client_as, fresh, path, body, change):
+    ServedModel.objects.create(name="shop")
+    administrator, operator = client_as("administer"), client_as("operate")
+    api = operator if path == "alert-silences" else administrator
+    made = api.post(f"{API}{path}", body, format="json")
+    assert made.status_code == 201, made.content
+    url = f"{API}{path}/{made.json().get('id', 'x')}"
+    expected = ["Added by the API"]
+    if change is not None:
+        assert api.patch(url, change, format="json").status_code == 200
+        expected.append(f"Changed {', '.join(change)} by the API")
+    assert api.delete(url).status_code == 204
+    assert [message for _, _, message in messages()] == [*expected, "Deleted by the API"]
+
+
 def test_what_a_program_does_stands_under_who_gave_it_its_token(
     client, fresh, store, django_user_model
 ):

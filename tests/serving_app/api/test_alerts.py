@@ -25,7 +25,7 @@ def test_rules_are_a_whole_resource(client_as):
     assert operator.get(url).json()["channels"] == ["log"]
     changed = admin.patch(url, {"threshold": 0.5, "clear": 0.4}, format="json")
     assert changed.json()["threshold"] == 0.5
-    assert LogEntry.objects.filter(change_message__contains="threshold, clear").exists()
+    assert LogEntry.objects.filter(change_message__contains="clear, threshold").exists()
     listed = operator.get("/api/v1/alert-rules", {"metric": "p99", "model": "shop"}).json()
     assert [each["name"] for each in listed["results"]] == ["Slow shop"]
     found = operator.get("/api/v1/alert-rules", {"search": "refused", "ordering": "-name"}).json()
