@@ -23,7 +23,7 @@ from serving_app.api.lane_http import ELSEWHERE, Gone, Receive, Scope, Send
 from serving_app.api.lane_settings import LaneSettings, lane_settings
 from serving_app.api.lane_waits import on_thread
 from serving_app.api.open_inference.answers import Answer
-from serving_app.api.open_inference.door import answer
+from serving_app.api.open_inference.door import answer, route_of
 from serving_app.api.open_inference.views import response_of
 from serving_app.core.access import Access
 from serving_app.core.request_record import (
@@ -39,7 +39,6 @@ __all__ = ["InferenceLane"]
 _START = "/v2/"
 _HEALTH = frozenset({"/v2/health/live", "/v2/health/ready"})
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[0-9]+)?/infer").fullmatch
-_ROUTE = "v2/<path:rest>"
 _ID = REQUEST_ID.lower().encode()
 _HERE = ELSEWHERE - {b"content-encoding"}  # of a body; cookies would make an answer uncompressed
 _THREADS = 64
@@ -81,7 +80,7 @@ class InferenceLane:
         record = RequestRecord(
             request_id(None if given is None else given.decode("latin-1")),
             *(scope["method"], scope["path"]),
-            route=_ROUTE,
+            route=route_of(scope["path"]),
         )
 
         async def send_with_id(message: Any) -> None:

@@ -511,7 +511,7 @@ def test_what_cools_leaves_l1_only_if_a_level_below_has_it(settings, tmp_path):
         wiring.reset()
         try:
             levels = wiring.get_levels()
-            assert levels._levels[0]._keeps == kept
+            assert levels._levels[0]._rest.level._keeps == kept
             ranking = Ranking(("x",), (1.0,), True)
             levels.store("a", ranking, ttl=60)
             size = levels._levels[0].describe("a").size
