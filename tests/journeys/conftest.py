@@ -41,10 +41,11 @@ def manage(var: Path, *arguments: str, check: bool = True, **more: Any):
     return done
 
 
-def environment(var: Path) -> dict[str, str]:
+def environment(var: Path, settings: str = "") -> dict[str, str]:
     unset = ("DJANGO_SETTINGS_MODULE", "RECSERVE_VAR")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
-    return {**kept, "RECSERVE_VAR": str(var), "RECSERVE_LOG_LEVEL": "INFO"}
+    own = {"DJANGO_SETTINGS_MODULE": settings} if settings else {}
+    return {**kept, **own, "RECSERVE_VAR": str(var), "RECSERVE_LOG_LEVEL": "INFO"}
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Server:
         return self.client(tokens["access"])
 
 
-def start(var: Path, port: int, *, workers: int = 1) -> Server:
+def start(var: Path, port: int, *, workers: int = 1, settings: str = "") -> Server:
     """Start the server and wait until it is ready."""
     log = var / "server.log"
     with log.open("ab") as output:
@@ -85,7 +86,7 @@ def start(var: Path, port: int, *, workers: int = 1) -> Server:
                 *("--port", str(port), "--workers", str(workers)),
             ],
             cwd=ROOT,
-            env=environment(var),
+            env=environment(var, settings),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
