@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from django.db import connections
 
 from cache_app import wiring as cache_wiring
 from plugins.apps import reset_registry
@@ -37,6 +38,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz", type=int, default=500, help="requests of tests/journeys/test_fuzz_volume.py"
     )
+
+
+@pytest.fixture
+def connection_of_the_test(monkeypatch):
+    """Let no request end the connection whose transaction the test is in.
+
+    For tests that call an application without Django's client, or stream: the end of a request
+    closes old connections, and takes one in a transaction for a broken one.
+    """
+    monkeypatch.setattr(connections["default"], "close_if_unusable_or_obsolete", lambda: None)
 
 
 @pytest.fixture(scope="session")

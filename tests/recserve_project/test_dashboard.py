@@ -19,7 +19,11 @@ from serving_app.core.rollups import Series
 from serving_app.reconciler import process_name
 from serving_app.warmup_models import WarmupRun
 
-pytestmark = [pytest.mark.django_db, pytest.mark.contract("O2")]
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.contract("O2"),
+    pytest.mark.usefixtures("connection_of_the_test"),
+]
 
 PAGE = "/admin/dashboard/"
 DATA = f"{PAGE}data/"

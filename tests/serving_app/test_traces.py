@@ -26,7 +26,10 @@ from serving_app.trace_conf import trace_settings
 from serving_app.traces import Tracing, traced
 from tests.serving_app.api.test_lane import Client, aside
 
-pytestmark = pytest.mark.contract("A8")
+pytestmark = [
+    pytest.mark.contract("A8"),
+    pytest.mark.usefixtures("connection_of_the_test"),
+]
 
 PREDICT = "/api/v1/predict"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

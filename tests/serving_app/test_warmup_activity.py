@@ -3,6 +3,7 @@
 from datetime import UTC
 
 import pytest
+from django.db import connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +126,9 @@ def test_the_index_by_model_and_hour_is_used():
     plan = ActivityCount.objects.filter(model="m", hour__gte="2020-01-01T00:00Z").order_by(
         "hour", "last", "digest"
     )
+    if connection.vendor == "postgresql":  # which reads one row without an index
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")
     assert "activity_by_model" in plan.explain()
 
 
