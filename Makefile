@@ -1,5 +1,6 @@
 # make run    set up, build the demo, and serve on 127.0.0.1:8000 (PORT=…, DATA=DIR)
 # make test   set up, servers that tests need included, and run all tests
+# make test-postgres  the tests that use a database, on a PostgreSQL started for them
 # make check  linters, types, import directions
 # make clean  remove the environment and everything that was written
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 ON_POSTGRES := tests/serving_app tests/recserve_project \
 	--ignore tests/serving_app/core --ignore tests/serving_app/host --ignore tests/serving_app/demo
 
-.PHONY: run test check format clean
+.PHONY: run test test-postgres check format clean
 
 run: $(VENV)/.run
 	@$(BIN)/python manage.py migrate --verbosity 0
@@ -23,6 +24,8 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	@scripts/install-test-servers
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-postgres: $(VENV)/.dev
 	@scripts/test-on-postgres $(BIN)/python -n 2 --dist loadgroup -q $(ON_POSTGRES)
 
 check: $(VENV)/.dev
