@@ -6,11 +6,13 @@ Each takes the value, and where it stands in the settings, for the message of it
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from plugins.options import did_you_mean
@@ -22,11 +24,38 @@ __all__ = [
     "mapping",
     "namespace",
     "one_of",
+    "part",
     "positive",
     "section",
     "switch",
     "text",
 ]
+
+
+T = TypeVar("T")
+_MOST = 10**9
+"""The largest number that is taken for a setting without a check of its own."""
+
+
+def part(
+    name: str,
+    type_: Callable[..., T],
+    checks: Mapping[str, Callable[[Any, str], Any]] | None = None,
+) -> T:
+    """Return a part of ``RECSERVE`` as an instance of a dataclass whose fields have defaults.
+
+    A key is a field's name in upper case. What ``checks`` has no check for goes by the type of the
+    field's default: a switch, a whole number, or any number, both above 0 and up to a billion.
+
+    Raises:
+        ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
+    """
+    where = f'RECSERVE["{name}"]'
+    known: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(type_)  # type: ignore[arg-type]
+    by_type = {each.name.upper(): _BY_TYPE.get(type(each.default)) for each in known}
+    check: dict[str, Any] = by_type | dict(checks or {})
+    given = section(getattr(settings, "RECSERVE", {}).get(name, {}), where, by_type)
+    return type_(**{key.lower(): check[key](v, f"{where}[{key!r}]") for key, v in given.items()})
 
 
 def section(given: Any, where: str, keys: Iterable[str]) -> Mapping[str, Any]:
@@ -104,3 +133,20 @@ def count(value: Any, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ImproperlyConfigured(f"{where} must be a positive whole number, not {value!r}.")
     return value
+
+
+def _up_to_most(check: Callable[[Any, str], float]) -> Callable[[Any, str], float]:
+    def checked(value: Any, where: str) -> float:
+        number = check(value, where)
+        if number > _MOST:
+            raise ImproperlyConfigured(f"{where} must be at most {_MOST}, not {value!r}.")
+        return number
+
+    return checked
+
+
+_BY_TYPE: dict[type, Callable[[Any, str], Any]] = {
+    bool: switch,
+    int: _up_to_most(count),
+    float: _up_to_most(positive),
+}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
-import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from django.conf import settings
@@ -19,11 +16,20 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 
-import cache_app
-import plugins
-import serving_app
+from cache_app.conf import cache_settings
+from plugins.conf import plugin_settings
+from serving_app.access_conf import access_settings
+from serving_app.activity_conf import activity_settings
+from serving_app.alert_conf import alert_settings
+from serving_app.conf import serving_settings
+from serving_app.drift_conf import drift_settings
+from serving_app.log_conf import log_settings
+from serving_app.rollup_conf import rollup_settings
+from serving_app.segment_conf import segment_settings
+from serving_app.trace_conf import trace_settings
+from serving_app.warmup_conf import warmup_settings
 
-__all__ = ["ENVIRONMENT", "sections", "settings_page", "shown"]
+__all__ = ["ENVIRONMENT", "PARTS", "sections", "settings_page", "shown"]
 
 PERMISSION = "serving_app.operate"
 """Who may see the page: staff with this permission; a superuser has every one."""
@@ -88,31 +94,32 @@ def settings_page(request: HttpRequest, admin_site: AdminSite) -> HttpResponse:
     return render(request, "admin/settings.html", context)
 
 
+PARTS: Mapping[str, Callable[[], Any]] = {
+    "ACCESS": access_settings,
+    "ACTIVITY": activity_settings,
+    "ALERTS": alert_settings,
+    "CACHE": cache_settings,
+    "DRIFT": drift_settings,
+    "LOGGING": log_settings,
+    "PLUGINS": plugin_settings,
+    "ROLLUPS": rollup_settings,
+    "SEGMENTS": segment_settings,
+    "SERVING": serving_settings,
+    "TRACING": trace_settings,
+    "WARM_UP": warmup_settings,
+}
+"""What reads each part of ``RECSERVE``."""
+
+
 def sections() -> Iterator[dict[str, Any]]:
-    """Yield the parts of ``RECSERVE``, with every key of each, by the modules that read them."""
-    for package in (serving_app, cache_app, plugins):
-        for found in pkgutil.iter_modules(package.__path__):
-            if found.name == "conf" or found.name.endswith("_conf"):
-                module = importlib.import_module(f"{package.__name__}.{found.name}")
-                yield from _of_module(module)
-
-
-def _of_module(module: ModuleType) -> Iterator[dict[str, Any]]:
-    for name, read in vars(module).items():
-        own = getattr(read, "__module__", "") == module.__name__
-        if not (own and name.endswith("_settings") and callable(read) and name[0] != "_"):
-            continue
-        where = re.search(r'\["(\w+)"\]', getattr(module, "_WHERE", ""))
-        section = where[1] if where else _SECTIONS.get(name, name.removesuffix("_settings").upper())
+    """Yield the parts of ``RECSERVE``, with every key of each, or what is wrong with it."""
+    for name, read in PARTS.items():
         try:
             values = read()
         except ImproperlyConfigured as error:
-            yield {"name": section, "rows": [], "problem": str(error)}
-            continue
-        yield {"name": section, "rows": list(_rows(section, values)), "problem": ""}
-
-
-_SECTIONS = {"plugin_settings": "PLUGINS"}
+            yield {"name": name, "rows": [], "problem": str(error)}
+        else:
+            yield {"name": name, "rows": list(_rows(name, values)), "problem": ""}
 
 
 def _rows(section: str, values: Any) -> Iterator[dict[str, Any]]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from cache_app.conf_values import count, positive, section, switch
+from cache_app.conf_values import part
 
 __all__ = ["AlertSettings", "alert_settings"]
-
-_WHERE = 'RECSERVE["ALERTS"]'
-_MOST = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +36,10 @@ def alert_settings() -> AlertSettings:
     Raises:
         ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
     """
-    types = {f.name.upper(): type(f.default) for f in fields(AlertSettings)}
-    given = section(getattr(settings, "RECSERVE", {}).get("ALERTS", {}), _WHERE, types)
-    checked = {
-        key: _checked(value, f"{_WHERE}[{key!r}]", types[key]) for key, value in given.items()
-    }
-    return AlertSettings(**{key.lower(): value for key, value in checked.items()})
+    return part("ALERTS", AlertSettings, {"WEBHOOK_HOSTS": _hosts})
 
 
-def _checked(value: Any, where: str, type_: type) -> Any:
-    if type_ is bool:
-        return switch(value, where)
-    if type_ is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise ImproperlyConfigured(f"{where} must be a list of host names, not {value!r}.")
-        return tuple(host.lower() for host in value)
-    number = count(value, where) if type_ is int else positive(value, where)
-    if number > _MOST:
-        raise ImproperlyConfigured(f"{where} must be at most {_MOST}, not {value!r}.")
-    return number
+def _hosts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+        raise ImproperlyConfigured(f"{where} must be a list of host names, not {value!r}.")
+    return tuple(host.lower() for host in value)

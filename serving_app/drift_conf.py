@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from cache_app.conf_values import count, mapping, positive, section, text
+from cache_app.conf_values import mapping, part, text
 
 __all__ = ["DriftSettings", "drift_settings"]
-
-_WHERE = 'RECSERVE["DRIFT"]'
-_MOST = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +43,21 @@ def drift_settings() -> DriftSettings:
     Raises:
         ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
     """
-    names = [f.name.upper() for f in fields(DriftSettings)]
-    given = section(getattr(settings, "RECSERVE", {}).get("DRIFT", {}), _WHERE, names)
-    return DriftSettings(
-        **{key.lower(): _checked(key, value, f"{_WHERE}[{key!r}]") for key, value in given.items()}
-    )
+    return part("DRIFT", DriftSettings, {"RULE": _rule, "OPTIONS": _options, "TERMS": _terms})
 
 
-def _checked(key: str, value: Any, where: str) -> Any:
-    match key:
-        case "RULE":
-            return None if value is None else text(value, where)
-        case "OPTIONS":
-            return dict(mapping(value, where))
-        case "TERMS":
-            length = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 64
-            if value != "title" and not length:
-                raise ImproperlyConfigured(
-                    f'{where} must be "title" or a number of characters up to 64, not {value!r}.'
-                )
-            return value
-        case "HALF_LIFE_DAYS":
-            return positive(value, where)
-    number = count(value, where)
-    if number > _MOST:
-        raise ImproperlyConfigured(f"{where} must be at most {_MOST}, not {value!r}.")
-    return number
+def _rule(value: Any, where: str) -> str | None:
+    return None if value is None else text(value, where)
+
+
+def _options(value: Any, where: str) -> Mapping[str, Any]:
+    return dict(mapping(value, where))
+
+
+def _terms(value: Any, where: str) -> str | int:
+    length = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 64
+    if value != "title" and not length:
+        raise ImproperlyConfigured(
+            f'{where} must be "title" or a number of characters up to 64, not {value!r}.'
+        )
+    return value  # type: ignore[no-any-return]  # it is one of them

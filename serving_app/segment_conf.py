@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
-
-from cache_app.conf_values import count, positive, section, switch
+from cache_app.conf_values import part
 
 __all__ = ["SegmentSettings", "segment_settings"]
-
-_WHERE = 'RECSERVE["SEGMENTS"]'
-_MOST = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +27,4 @@ def segment_settings() -> SegmentSettings:
     Raises:
         ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
     """
-    types = {f.name.upper(): type(f.default) for f in fields(SegmentSettings)}
-    given = section(getattr(settings, "RECSERVE", {}).get("SEGMENTS", {}), _WHERE, types)
-    checked = {
-        key: _checked(value, f"{_WHERE}[{key!r}]", types[key]) for key, value in given.items()
-    }
-    return SegmentSettings(**{key.lower(): value for key, value in checked.items()})
-
-
-def _checked(value: Any, where: str, type_: type) -> Any:
-    if type_ is bool:
-        return switch(value, where)
-    number = count(value, where) if type_ is int else positive(value, where)
-    if number > _MOST:
-        raise ImproperlyConfigured(f"{where} must be at most {_MOST}, not {value!r}.")
-    return number
+    return part("SEGMENTS", SegmentSettings)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from cache_app.conf_values import at_most, mapping, positive, section, text
+from cache_app.conf_values import at_most, mapping, part, text
 
 __all__ = ["TraceSettings", "trace_settings"]
-
-_WHERE = 'RECSERVE["TRACING"]'
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +38,20 @@ def trace_settings() -> TraceSettings:
         ImproperlyConfigured: A key is unknown, its value is of the wrong form, or OpenTelemetry is
             not installed.
     """
-    given = getattr(settings, "RECSERVE", {}).get("TRACING", {})
-    keys = [each.name.upper() for each in fields(TraceSettings)]
-    read: dict[str, Callable[[Any, str], Any]] = {
-        "ENDPOINT": _url,
-        "HEADERS": _headers,
-        "SAMPLE": lambda value, where: at_most(value, 1, where),
-        "SERVICE_NAME": text,
-        "TIMEOUT": positive,
-    }
-    values: dict[str, Any] = {
-        key.lower(): read[key](value, f"{_WHERE}[{key!r}]")
-        for key, value in section(mapping(given, _WHERE), _WHERE, keys).items()
-    }
-    found = TraceSettings(**values)
+    found = part(
+        "TRACING",
+        TraceSettings,
+        {
+            "ENDPOINT": _url,
+            "HEADERS": _headers,
+            "SAMPLE": lambda value, where: at_most(value, 1, where),
+            "SERVICE_NAME": text,
+        },
+    )
     if found.endpoint and importlib.util.find_spec("opentelemetry") is None:
         raise ImproperlyConfigured(
-            f'{_WHERE}["ENDPOINT"] needs OpenTelemetry: pip install -r requirements/extras.txt.'
+            'RECSERVE["TRACING"]["ENDPOINT"] needs OpenTelemetry: '
+            "pip install -r requirements/extras.txt."
         )
     return found
 

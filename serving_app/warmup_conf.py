@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from cache_app.conf_values import count, positive, section, switch
+from cache_app.conf_values import part
 
 __all__ = ["WarmupSettings", "warmup_settings"]
-
-_WHERE = 'RECSERVE["WARM_UP"]'
-_MOST = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +39,9 @@ def warmup_settings() -> WarmupSettings:
     Raises:
         ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
     """
-    types = {f.name.upper(): type(f.default) for f in fields(WarmupSettings)}
-    given = section(getattr(settings, "RECSERVE", {}).get("WARM_UP", {}), _WHERE, types)
-    checked = {
-        key: _checked(value, f"{_WHERE}[{key!r}]", types[key]) for key, value in given.items()
-    }
-    if checked.get("SHARE", 1.0) > 1:
-        raise ImproperlyConfigured(f"{_WHERE}['SHARE'] must be at most 1, not {checked['SHARE']}.")
-    return WarmupSettings(**{key.lower(): value for key, value in checked.items()})
-
-
-def _checked(value: Any, where: str, type_: type) -> Any:
-    if type_ is bool:
-        return switch(value, where)
-    number = count(value, where) if type_ is int else positive(value, where)
-    if number > _MOST:
-        raise ImproperlyConfigured(f"{where} must be at most {_MOST}, not {value!r}.")
-    return number
+    found = part("WARM_UP", WarmupSettings)
+    if found.share > 1:
+        raise ImproperlyConfigured(
+            f'RECSERVE["WARM_UP"]["SHARE"] must be at most 1, not {found.share}.'
+        )
+    return found
