@@ -234,6 +234,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:dashboard"),
                     },
                     {
+                        "title": _("Analysis"),
+                        "icon": "query_stats",
+                        "link": reverse_lazy("admin:analysis"),
+                    },
+                    {
                         "title": _("History"),
                         "icon": "history",
                         "link": reverse_lazy("admin:history"),
@@ -243,6 +248,12 @@ UNFOLD = {
                         "icon": "tune",
                         "link": reverse_lazy("admin:settings"),
                     },
+                    {
+                        "title": _("Plugins"),
+                        "icon": "extension",
+                        "link": reverse_lazy("admin:plugins"),
+                    },
+                    {"title": _("API"), "icon": "api", "link": reverse_lazy("api-docs")},
                 ],
             },
             {
@@ -274,6 +285,36 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_activation_changelist"),
                     },
                     {
+                        "title": _("Logged requests"),
+                        "icon": "history",
+                        "link": reverse_lazy("admin:serving_app_loggedrequest_changelist"),
+                    },
+                ],
+            },
+            {
+                "title": _("Cache"),
+                "items": [
+                    {
+                        "title": _("Cache"),
+                        "icon": "cached",
+                        "link": reverse_lazy("admin:cache"),
+                    },
+                    {
+                        "title": _("Warm-up"),
+                        "icon": "local_fire_department",
+                        "link": reverse_lazy("admin:serving_app_warmupschedule_changelist"),
+                    },
+                    {
+                        "title": _("Warm-up runs"),
+                        "icon": "directions_run",
+                        "link": reverse_lazy("admin:serving_app_warmuprun_changelist"),
+                    },
+                ],
+            },
+            {
+                "title": _("People"),
+                "items": [
+                    {
                         "title": _("Activity"),
                         "icon": "monitoring",
                         "link": reverse_lazy("admin:serving_app_activitycount_changelist"),
@@ -289,20 +330,15 @@ UNFOLD = {
                         "link": reverse_lazy("admin:serving_app_segment_changelist"),
                     },
                     {
-                        "title": _("Warm-up"),
-                        "icon": "local_fire_department",
-                        "link": reverse_lazy("admin:serving_app_warmupschedule_changelist"),
+                        "title": _("Drift"),
+                        "icon": "explore",
+                        "link": reverse_lazy("admin:serving_app_driftdecision_changelist"),
                     },
-                    {
-                        "title": _("Warm-up runs"),
-                        "icon": "directions_run",
-                        "link": reverse_lazy("admin:serving_app_warmuprun_changelist"),
-                    },
-                    {
-                        "title": _("Analysis"),
-                        "icon": "query_stats",
-                        "link": reverse_lazy("admin:analysis"),
-                    },
+                ],
+            },
+            {
+                "title": _("Alerts"),
+                "items": [
                     {
                         "title": _("Alerts"),
                         "icon": "notifications",
@@ -323,27 +359,6 @@ UNFOLD = {
                         "icon": "campaign",
                         "link": reverse_lazy("admin:serving_app_alertchannel_changelist"),
                     },
-                    {
-                        "title": _("Drift"),
-                        "icon": "explore",
-                        "link": reverse_lazy("admin:serving_app_driftdecision_changelist"),
-                    },
-                    {
-                        "title": _("Logged requests"),
-                        "icon": "history",
-                        "link": reverse_lazy("admin:serving_app_loggedrequest_changelist"),
-                    },
-                    {
-                        "title": _("Cache"),
-                        "icon": "cached",
-                        "link": reverse_lazy("admin:cache"),
-                    },
-                    {
-                        "title": _("Plugins"),
-                        "icon": "extension",
-                        "link": reverse_lazy("admin:plugins"),
-                    },
-                    {"title": _("API"), "icon": "api", "link": reverse_lazy("api-docs")},
                 ],
             },
             {

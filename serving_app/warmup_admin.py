@@ -39,11 +39,16 @@ class StrategyForm(forms.ModelForm):  # type: ignore[type-arg]  # no generic at 
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        names = list(get_registry().warmup_strategies.names())
+        names = sorted(get_registry().warmup_strategies.names(), key=_popular_first)
         if self.instance.pk and self.instance.strategy not in names:
             names.append(self.instance.strategy)  # of a plugin that is gone; saving says so
         self.fields["strategy"].choices = [(name, name) for name in names]  # type: ignore[attr-defined]
         self.fields["options"].widget.attrs["rows"] = 3
+
+
+def _popular_first(name: str) -> tuple[bool, str]:
+    """Order strategies: who adds one and chooses nothing gets the one that suits most."""
+    return name != "popular", name
 
 
 class StrategyInline(theme.TabularInline):  # type: ignore[misc]  # theme has no types
