@@ -83,12 +83,29 @@ def scraped(client):
     return found
 
 
+def workers(api):
+    """Return the names of both workers."""
+    names = set()
+
+    def answers():
+        health = api.get("health", headers={"Connection": "close"}).json()
+        names.add(health["process"])
+        return len(names) == 2
+
+    wait_for(answers, what="both workers answer")
+    return names
+
+
 def test_its_figures_are_those_of_prometheus_and_of_the_api(two_workers):
     with two_workers.client() as api, signed_in(two_workers) as admin:
+        names, seen = workers(api), []
+        stream = events(admin, model=MODEL)
+        for event in stream:  # whoever has told nothing yet only begins to count
+            seen += [point["at"] for point in event["points"]]
+            if names <= {each["name"] for each in event["state"]["processes"]}:
+                break
         stats = api.get("serving/stats").json()["models"][MODEL]
         before, api_before = scraped(admin), Counter(stats["by_source"])
-        stream = events(admin, model=MODEL)
-        seen = [point["at"] for point in next(stream)["points"]]
         ask(two_workers, 150)
         wanted = 300
         points = []
@@ -114,14 +131,7 @@ def test_its_figures_are_those_of_prometheus_and_of_the_api(two_workers):
 def test_a_worker_that_is_gone_leaves_a_gap_and_a_stop_ends_the_stream(two_workers):
     """It is said which worker is missing; the others' figures go on."""
     with two_workers.client() as api, signed_in(two_workers) as admin:
-        names = set()
-
-        def answers():
-            health = api.get("health", headers={"Connection": "close"}).json()
-            names.add(health["process"])
-            return len(names) == 2
-
-        wait_for(answers, what="both workers answer")
+        names = workers(api)
         stream = events(admin)
         mine = next(stream)["state"]["process"]
         (other,) = names - {mine}
