@@ -73,7 +73,8 @@ def store(tmp_path, settings) -> Path:
 
 @pytest.fixture
 def fresh(store):
-    """Nothing live, nothing cached; afterwards everything is freed."""
+    """Nothing live, nothing cached, whoever left something; afterwards everything is freed."""
+    wiring.stop()
     reset_registry()
     cache_wiring.reset()
     access.reset()
