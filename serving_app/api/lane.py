@@ -9,7 +9,6 @@ thread; a hit never leaves the thread of the event loop.
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -18,12 +17,13 @@ import msgspec
 from rest_framework import exceptions
 
 from plugins import Recommendation, RecommendationRequest, RecserveError, TokenNotValid
-from serving_app import access, rates, request_log, wiring
+from serving_app import access, request_log, wiring
 from serving_app.api.answers import etag
 from serving_app.api.authentication import bearer
 from serving_app.api.json import LenientJSONParser
 from serving_app.api.lane_hits import hit_answer
 from serving_app.api.lane_http import (
+    JSON,
     LIVE,
     PREDICT,
     READY,
@@ -34,6 +34,7 @@ from serving_app.api.lane_http import (
     Scope,
     Send,
 )
+from serving_app.api.lane_replies import Aside, Reply, predicted, reply_by, throttle
 from serving_app.api.lane_waits import landed, on_thread
 from serving_app.api.predictions import (
     Batch,
@@ -43,18 +44,15 @@ from serving_app.api.predictions import (
     question,
     timing_of,
 )
-from serving_app.api.problems import CONTENT_TYPE, response_of, with_request_id
 from serving_app.core.access import CHALLENGE, Access
+from serving_app.core.hit_path import Wanted
 from serving_app.core.pending import Pending
 from serving_app.core.request_record import under_way
 
 __all__ = ["Lane"]
 
-logger = logging.getLogger(__name__)
-
 Outcome = Recommendation | RecserveError
 
-_PROBLEM = CONTENT_TYPE.encode()
 _parser = LenientJSONParser()
 
 
@@ -70,7 +68,7 @@ class Lane:
         self,
         application: Callable[[Scope, Receive, Send], Awaitable[None]],
         *,
-        aside: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
+        aside: Aside | None = None,
     ) -> None:
         self._application = application
         self._aside = on_thread if aside is None else aside
@@ -84,7 +82,7 @@ class Lane:
         if exchange.may_hit:
             body = await exchange.body_in_one()
             hit = None if body is None else _hit(exchange, body)
-            if hit is not None:
+            if isinstance(hit, bytes):
                 await exchange.answer(hit, status=200)
                 return
         token = under_way.set(exchange.record)
@@ -97,26 +95,20 @@ class Lane:
             request_log.finished(exchange.record)
 
     async def _answer(self, exchange: Exchange) -> None:
-        more: dict[str, str] = {}
         try:
             if exchange.path in {LIVE, READY}:
+                more: dict[str, str] = {}
                 status, content = _health(exchange.path, more)
+                exchange.record.status = status
+                reply = Reply(status, content, JSON, more)
             else:
-                status, content = 200, await self._posted(exchange, more)
+                reply = await reply_by(functools.partial(self._posted, exchange), exchange.record)
         except BodyTooLarge:
             await exchange.refuse_body()
-        except Gone:
-            raise
-        except Exception as error:  # each has its problem details, as in Django's door
-            problem = with_request_id(response_of(error, more))
-            if problem["status"] == 500:
-                logger.exception("Unexpected error in %s", exchange.path)
-            content = msgspec.json.encode(problem)
-            exchange.record.status = problem["status"]
-            await exchange.answer(content, status=problem["status"], kind=_PROBLEM, more=more)
         else:
-            exchange.record.status = status
-            await exchange.answer(content, status=status, more=more)
+            await exchange.answer(
+                reply.content, status=reply.status, kind=reply.kind, more=reply.more
+            )
 
     async def _posted(self, exchange: Exchange, more: dict[str, str]) -> bytes:
         """Return the body of the answer to a POST, and add what headers go with it."""
@@ -126,7 +118,7 @@ class Lane:
         if not granted.may("predict"):
             raise exceptions.PermissionDenied
         if exchange.path == PREDICT:
-            await self._throttle(granted, exchange, 1)
+            await throttle(granted, exchange.settings, aside=self._aside)
             return await self._predict(_decoded(body), granted, exchange, more)
         return await self._predict_batch(_decoded(body), granted, exchange)
 
@@ -144,32 +136,13 @@ class Lane:
             raise refused from error
         return verified
 
-    async def _throttle(self, granted: Access, exchange: Exchange, cost: int) -> None:
-        rate = exchange.settings.rate(granted)
-        if rate is None:
-            return
-        if rates.shared():
-            await self._aside(functools.partial(rates.count, granted, "predict", rate, cost))
-        else:
-            rates.count(granted, "predict", rate, cost)
-
     async def _predict(
         self, body: Any, granted: Access, exchange: Exchange, more: dict[str, str]
     ) -> bytes:
         started = time.perf_counter()
         asked = question(body, granted, exchange.settings.limits)
         note_question(asked)
-        recommender, now = wiring.get_recommender(), time.monotonic()
-        pending = recommender.start_at_once(asked.request, now)
-        if callable(pending):
-            pending = await self._aside(pending)
-        if isinstance(pending, Pending) and pending.waits_for is not None:
-            await landed([pending], exchange.disconnected())
-        result = recommender.finish_at_once(asked.request, pending, now)
-        if callable(result):
-            result = await self._aside(result)
-        if isinstance(result, RecserveError):
-            raise result
+        result = await predicted(asked.request, exchange.disconnected, aside=self._aside)
         note_answer(result)
         answer = asked.answer(result, started)
         if asked.request.explain:
@@ -180,7 +153,7 @@ class Lane:
         started = time.perf_counter()
         bodies, batch_id = batch(body, exchange.settings.limits)
         exchange.record.source = "batch"
-        await self._throttle(granted, exchange, len(bodies))
+        await throttle(granted, exchange.settings, len(bodies), aside=self._aside)
         asked = Batch(bodies, batch_id, granted, exchange.settings.limits)
         results = await self._many(asked.requests, exchange)
         return msgspec.json.encode(asked.answer(results, started))
@@ -216,8 +189,8 @@ class Lane:
         return called
 
 
-def _hit(exchange: Exchange, body: bytes) -> bytes | None:
-    """Return the answer to a prediction that is at hand, in one go; None: there is none."""
+def _hit(exchange: Exchange, body: bytes) -> bytes | Wanted | None:
+    """Return the answer to a prediction that is at hand, in one go; else anything else."""
     try:
         token = bearer(exchange.headers[b"authorization"])
     except TokenNotValid:

@@ -1,7 +1,7 @@
 """A hit at the lane: from the bytes of a body to the bytes of its answer, in one go.
 
-Whatever is not a plain hit gives None, and has left no trace: the lane's other way answers it, with
-every error in its place. So this one has no errors of its own, and decides nothing.
+Whatever is not a plain hit has left no trace: the lane's other way answers it, with every error in
+its place. So this one has no errors of its own, and decides nothing.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ _decode = msgspec.json.Decoder(_Asked).decode
 
 def hit_answer(
     body: bytes, granted: Access, settings: LaneSettings, id_: str, started: float
-) -> bytes | None:
-    """Return the body of the answer to a prediction whose ranking is at hand; else None.
+) -> bytes | Wanted | None:
+    """Return the body of the answer to a prediction whose ranking is at hand.
 
-    An answer is counted, logged and throttled by then, as any other is.
+    An answer is counted, logged and throttled by then, as any other is. For a question that is in
+    order, permitted, and has no answer at hand, what it asks is returned; for all else None.
 
     Args:
         body: The request's body.
@@ -75,7 +76,7 @@ def hit_answer(
 
 def _answer(
     body: bytes, granted: Access, settings: LaneSettings, id_: str, started: float
-) -> bytes | None:
+) -> bytes | Wanted | None:
     wanted = _wanted(body, settings.limits) if settings.hits else None
     if (
         wanted is None
@@ -85,7 +86,9 @@ def _answer(
         return None
     hits = wiring.get_serving().hits
     hit = hits.find(wanted)
-    if hit is None or not _is_within_rate(granted, settings):
+    if hit is None:
+        return wanted
+    if not _is_within_rate(granted, settings):
         return None
     seconds = time.perf_counter() - started
     hits.used(hit, wanted, seconds)
@@ -120,11 +123,10 @@ def _wanted(body: bytes, limits: ServingSettings) -> Wanted | None:
             context = context_of(asked.context, limits)
         if asked.exclude is not None:
             exclude = exclusions_of(asked.exclude, limits)
-        if asked.timeout_ms is not None:
-            timeout_of(asked.timeout_ms)
+        timeout = timeout_of(asked.timeout_ms)
     except InvalidInput:
         return None
-    return Wanted(name, alias, user_id, context, asked.features, k, exclude)
+    return Wanted(name, alias, user_id, context, asked.features, k, exclude, timeout)
 
 
 def _is_identity(value: Any) -> bool:

@@ -17,7 +17,6 @@ __all__ = [
     "ELSEWHERE",
     "JSON",
     "LIVE",
-    "LOOKED",
     "POST_ALLOWS",
     "PREDICT",
     "READY",
@@ -39,8 +38,6 @@ _METHODS = {PREDICT: "POST", BATCH: "POST", LIVE: "GET", READY: "GET"}
 POST_ALLOWS = "POST, OPTIONS"
 _ALLOW = {"POST": POST_ALLOWS, "GET": "GET, HEAD, OPTIONS"}
 _NOTHING: Mapping[str, str] = {}
-LOOKED = "recserve.looked"
-"""Extension of a scope: no hit is at hand for the request, as the protocol class has seen."""
 JSON = b"application/json"
 _ID = REQUEST_ID.lower().encode()
 _ACCEPTED = frozenset({b"*/*", JSON})
@@ -89,7 +86,7 @@ class Exchange:
         self.id = request_id(None if given is None else given.decode("latin-1"))
         self._record: RequestRecord | None = None
         self._first: MutableMapping[str, Any] | None = None
-        self.may_hit = self.path == PREDICT and LOOKED not in scope.get("extensions", ())
+        self.may_hit = self.path == PREDICT
 
     @property
     def record(self) -> RequestRecord:

@@ -23,12 +23,15 @@ _THREADS = 16
 """For what waits: look-ups in Redis, feature sources, tokens that are new."""
 
 
-async def landed(pendings: Sequence[Pending], disconnected: Coroutine[Any, Any, None]) -> None:
+async def landed(
+    pendings: Sequence[Pending],
+    disconnected: asyncio.Future[Any] | Coroutine[Any, Any, None],
+) -> None:
     """Wait until answers are there, or the last deadline; what nobody waits for is given up.
 
     Args:
         pendings: Answers that wait for computations.
-        disconnected: Ends when the client has gone.
+        disconnected: Ends when the client has gone. A future is left as it is.
 
     Raises:
         Gone: The client has gone first.
@@ -56,7 +59,11 @@ async def landed(pendings: Sequence[Pending], disconnected: Coroutine[Any, Any, 
         pending.flight.add_done_callback(one_landed)
     seconds = max(pending.deadline for pending in pendings) - time.monotonic()
     timer = loop.call_later(max(0.0, seconds), wake)
-    watch = loop.create_task(disconnected)
+    own: asyncio.Task[None] | None = None
+    if isinstance(disconnected, asyncio.Future):
+        watch = disconnected
+    else:
+        watch = own = loop.create_task(disconnected)
     watch.add_done_callback(wake)
     try:
         await waiter
@@ -64,7 +71,9 @@ async def landed(pendings: Sequence[Pending], disconnected: Coroutine[Any, Any, 
             raise Gone
     finally:
         timer.cancel()
-        watch.cancel()
+        watch.remove_done_callback(wake)
+        if own is not None:
+            own.cancel()
         for pending in pendings:
             if pending.waits_for is not None:
                 pending.cancel()

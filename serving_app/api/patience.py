@@ -74,6 +74,8 @@ _NOTHING, _HEAD = object(), object()
 def _waited_for(connection: Any, settings: Any) -> tuple[object, float]:
     """Return what a connection is waited for, the request itself for its body, and how long."""
     cycle = connection.cycle
+    if connection.answering:
+        return _NOTHING, 0.0
     if cycle is None or cycle.response_complete:
         if connection.timeout_keep_alive_task is not None:
             return _NOTHING, 0.0  # between two requests; uvicorn closes it in time
@@ -106,6 +108,9 @@ _slow = SlowConnections()
 
 class Patience:
     """What a protocol class of uvicorn's is given so that its patience ends; comes before it."""
+
+    answering = False
+    """Whether a request is being answered of which uvicorn knows nothing."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Take a connection, and watch it."""

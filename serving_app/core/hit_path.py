@@ -36,6 +36,8 @@ class Wanted(NamedTuple):
     """Numbers, checked by their type, but not by their range, names or number."""
     k: int
     exclude: Collection[str]
+    timeout: float | None = None
+    """Seconds; what is at hand needs none."""
 
 
 class Hit(NamedTuple):

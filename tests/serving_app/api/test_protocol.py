@@ -13,25 +13,30 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cache_app import wiring as cache_wiring
 from plugins import RecommendationRequest
 from serving_app import access, request_log, wiring
 from serving_app.api import lane_http
 from serving_app.api.lane import Lane
+from serving_app.api.patience import SlowConnections
 from serving_app.api.protocol import LaneProtocol
+from tests.fakes import FakeClock
 from tests.serving_app.api.test_lane import (
     GOOD,
     PREDICT,
     Door,
     aside,
     comparable,
+    gate,
     headers_of,
     request_of,
     start_afresh,
     tokens,
+    version,
 )
 from tests.wire import Wire, raw, responses
 
-__all__ = ["tokens"]
+__all__ = ["gate", "tokens"]
 
 pytestmark = pytest.mark.contract("A1")
 
@@ -96,6 +101,12 @@ def ask(application, *pieces, protocol=LaneProtocol, **options):
         return await Wire(application, protocol, **options).ask(*pieces)
 
     return run(scene)
+
+
+class Protocol(LaneProtocol):
+    """One whose threads have the test's database."""
+
+    aside = staticmethod(aside)
 
 
 async def nobody(scope, receive, send):
@@ -307,7 +318,7 @@ def odd(token):
         "rubbish": b"rubbish\r\n\r\n",
         "empty lines first": b"\r\n\r\n" + plain,
         "a wrong body": plain[:-1] + b"]",
-        "a miss": question(token, "somebody else"),
+        "wants an explanation": plain.replace(b'"user_id"', b'"explain": true, "user_id"'),
     }
 
 
@@ -329,6 +340,126 @@ def test_what_is_out_of_the_ordinary_is_uvicorns_as_if_nobody_had_looked(token):
         if why != "empty lines first":
             assert b'"source"' not in here[0], why
     assert request_log.HTTP.counts() == counted
+
+
+@pytest.mark.parametrize(
+    ("what", "status"),
+    [
+        ({"user_id": "new 1"}, 200),
+        ({"user_id": "new 2", "k": 3, "exclude": ["i1"], "context": {"page": "home"}}, 200),
+        ({"user_id": 3, "features": {"age": 1.0, "visits": 2.0, "spend": 3.0}}, 200),
+        ({"user_id": "new 4", "model_name": "default@1", "timeout_ms": 5000}, 200),
+        ({"user_id": "new 5", "model_name": "none"}, 404),
+        ({"user_id": "new 6", "model_name": "default@none"}, 404),
+        ({"user_id": "new 7", "features": [1.0]}, 422),
+        ({"user_id": "new 8", "features": [1e39, 1.0, 1.0]}, 422),
+        ({"user_id": "new 9", "features": None}, 422),
+    ],
+)
+def test_what_is_not_at_hand_is_computed_here_as_by_the_lane(token, what, status):
+    body = json.dumps({**GOOD, **what}).encode()
+    sent = raw("POST", PREDICT, headers_of(token, body, x_request_id="call-7"), body)
+    (here,) = responses(ask(nobody, sent, protocol=Protocol))
+    cache_wiring.get_levels().clear()
+    (there,) = responses(ask(Lane(Door(), aside=aside), sent, protocol=HttpToolsProtocol))
+    assert here[0] == status, here
+    assert comparable(here, [b"call-7"]) == comparable(there, [b"call-7"])
+    assert [name for name, _ in here[1]] == [name for name, _ in there[1]]
+
+
+def test_what_comes_while_an_answer_is_computed_is_answered_after_it(token, gate):
+    miss, hit = question(token, "somebody new"), question(token, "u2")
+
+    async def scene():
+        echo = Echo()
+        wire = Wire(echo, Protocol)
+        wire.send(miss)
+        assert await asyncio.to_thread(gate.running.wait, 20)
+        wire.send(hit + question(token, path="/else"))
+        for piece in (hit[:50], hit[50:]):
+            wire.send(piece)
+        assert wire.transport.written == b""
+        large = b"x" * 70_000
+        wire.send(raw("POST", "/large", headers_of(token, large), large))
+        assert not wire.transport.reading, "a client cannot fill the memory"
+        gate.set()
+        await wire.settle()
+        assert wire.transport.reading
+        first, *rest = [json.loads(each[2]) for each in responses(wire.transport.written)]
+        assert first["user_id"] == "somebody new"
+        assert [each["echo"][1] for each in rest] == [PREDICT, "/else", PREDICT, "/large"]
+        return wire.state.total_requests
+
+    assert run(scene) == 5
+
+
+def test_who_goes_takes_the_question_back(token, gate):
+    computed = version().stats().total_seconds.summary().count
+
+    async def scene():
+        first, wire = Wire(nobody, Protocol), Wire(nobody, Protocol)
+        first.send(question(token, "somebody new"))
+        assert await asyncio.to_thread(gate.running.wait, 20)
+        wire.send(question(token, "in the queue"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert version().stats().queued == 1
+        wire.protocol.connection_lost(None)
+        counted = request_log.HTTP.counts()
+        await wire.settle()
+        assert wire.transport.written == b""
+        gate.set()
+        await first.settle()
+        assert len(responses(first.transport.written)) == 1
+        assert request_log.HTTP.counts() != counted, "it was counted, without an answer"
+
+    run(scene)
+    stats = version().stats()
+    assert (stats.queued, stats.cancelled) == (0, 1)
+    assert stats.total_seconds.summary().count == computed + 1
+
+
+def test_a_server_that_stops_waits_for_what_is_computed(token, gate):
+    async def scene():
+        wire = Wire(nobody, Protocol)
+        wire.send(question(token, "somebody new"))
+        assert await asyncio.to_thread(gate.running.wait, 20)
+        wire.protocol.shutdown()
+        assert not wire.transport.closed
+        gate.set()
+        await wire.settle()
+        assert wire.transport.closed
+        return responses(wire.transport.written)
+
+    ((status, headers, _),) = run(scene)
+    assert status == 200
+    assert ("connection", "close") in headers
+
+
+def test_a_connection_is_not_closed_while_its_answer_is_computed(token, gate):
+    async def scene():
+        loop = ClockedLoop(asyncio.get_running_loop())
+        wire = Wire(nobody, Protocol, loop=loop, timeout_keep_alive=5)
+        wire.send(question(token))
+        wire.send(question(token, "somebody new"))
+        assert await asyncio.to_thread(gate.running.wait, 20)
+        clock = FakeClock()
+        slow = SlowConnections(clock)
+        slow._since[wire.protocol] = (None, clock.now)
+        for _ in range(3):
+            loop.advance(1000)
+            clock.now += 1000
+            slow.sweep()
+        assert not wire.transport.closed
+        gate.set()
+        await wire.settle()
+        loop.advance(4)
+        assert not wire.transport.closed
+        loop.advance(1)
+        assert wire.transport.closed
+        assert len(responses(wire.transport.written)) == 2
+
+    run(scene)
 
 
 @given(st.data())
@@ -540,7 +671,7 @@ def test_both_doors_give_the_same_answers_on_the_wire(tokens, settings):
     slow = async_to_sync(all_of)(Door(), HttpToolsProtocol)
     start_afresh()
     django = Door()
-    fast = async_to_sync(all_of)(Lane(django, aside=aside), LaneProtocol)
+    fast = async_to_sync(all_of)(Lane(django, aside=aside), Protocol)
     for (sent, given_), by_django, by_lane in zip(asked, slow, fast, strict=True):
         if by_django.endswith(b"Invalid HTTP request received."):
             assert by_lane == by_django, sent[:300]

@@ -1,0 +1,170 @@
+"""What the lane does for both of its entrances when no answer is at hand: asks, and replies."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple
+
+import msgspec
+
+from plugins import Recommendation, RecommendationRequest, RecserveError
+from serving_app import rates, request_log, wiring
+from serving_app.api.lane_http import JSON, BodyTooLarge, Gone
+from serving_app.api.lane_settings import LaneSettings
+from serving_app.api.lane_waits import landed, on_thread
+from serving_app.api.predictions import Question, note_answer, note_question
+from serving_app.api.problems import CONTENT_TYPE, response_of, with_request_id
+from serving_app.core.access import Access
+from serving_app.core.hit_path import Wanted
+from serving_app.core.pending import Pending
+from serving_app.core.request_record import RequestRecord, under_way
+
+__all__ = ["Aside", "Reply", "computed", "predicted", "reply_by", "throttle"]
+
+logger = logging.getLogger(__name__)
+
+Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Runs what may wait, and returns what it returned."""
+_PROBLEM = CONTENT_TYPE.encode()
+
+
+class Reply(NamedTuple):
+    """An answer as it is sent, but for the headers that every answer has."""
+
+    status: int
+    content: bytes
+    kind: bytes
+    """Its media type."""
+    more: dict[str, str]
+    """Headers of this answer alone."""
+
+
+async def reply_by(
+    answer: Callable[[dict[str, str]], Awaitable[bytes]], record: RequestRecord
+) -> Reply:
+    """Return what an answer, or the error instead of it, is to the client; the record hears of it.
+
+    Args:
+        answer: Returns the body of the answer, and adds what headers go with it.
+        record: The request's.
+
+    Raises:
+        BodyTooLarge: The body is.
+        Gone: Nobody waits for it any more.
+    """
+    more: dict[str, str] = {}
+    try:
+        content, status, kind = await answer(more), 200, JSON
+    except (BodyTooLarge, Gone):
+        raise
+    except Exception as error:  # each has its problem details, as in Django's door
+        problem = with_request_id(response_of(error, more))
+        status, kind = problem["status"], _PROBLEM
+        if status == 500:
+            logger.exception("Unexpected error in %s", record.path)
+        content = msgspec.json.encode(problem)
+    record.status = status
+    return Reply(status, content, kind, more)
+
+
+async def throttle(
+    granted: Access, settings: LaneSettings, cost: int = 1, *, aside: Aside = on_thread
+) -> None:
+    """Count requests of a caller.
+
+    Raises:
+        Throttled: That would be too many; nothing was counted.
+    """
+    rate = settings.rate(granted)
+    if rate is None:
+        return
+    if rates.shared():
+        await aside(functools.partial(rates.count, granted, "predict", rate, cost))
+    else:
+        rates.count(granted, "predict", rate, cost)
+
+
+async def predicted(
+    request: RecommendationRequest,
+    gone: asyncio.Future[Any] | Callable[[], Coroutine[Any, Any, None]],
+    *,
+    aside: Aside = on_thread,
+) -> Recommendation:
+    """Return the answer to a request; the thread of the event loop never waits for it.
+
+    Args:
+        request: The request.
+        gone: Ends when the client has gone; as a function, it is called if there is need to wait.
+        aside: Runs what may wait for a database, a Redis or a plugin.
+
+    Raises:
+        Gone: The client has gone first.
+        RecserveError: There is no answer.
+    """
+    recommender, now = wiring.get_recommender(), time.monotonic()
+    pending = recommender.start_at_once(request, now)
+    if callable(pending):
+        pending = await aside(pending)
+    if isinstance(pending, Pending) and pending.waits_for is not None:
+        await landed([pending], gone if isinstance(gone, asyncio.Future) else gone())
+    result = recommender.finish_at_once(request, pending, now)
+    if callable(result):
+        result = await aside(result)
+    if isinstance(result, RecserveError):
+        raise result
+    return result
+
+
+async def computed(
+    wanted: Wanted,
+    granted: Access,
+    settings: LaneSettings,
+    record: RequestRecord,
+    gone: asyncio.Future[Any],
+    *,
+    aside: Aside = on_thread,
+) -> Reply:
+    """Return the reply to a question that `hit_answer` found in order, but no answer to.
+
+    Args:
+        wanted: What is asked.
+        granted: What the caller may do.
+        settings: The lane's settings.
+        record: The request's; it is counted and logged in the end.
+        gone: Ends when the client has gone.
+        aside: Runs what may wait.
+
+    Raises:
+        Gone: The client has gone first.
+    """
+
+    async def answer(_: dict[str, str]) -> bytes:
+        await throttle(granted, settings, aside=aside)
+        asked = Question(
+            RecommendationRequest(
+                user_id=wanted.user_id,
+                model_name=wanted.model_name,
+                alias=wanted.alias,
+                features=wanted.features,
+                context=wanted.context,
+                k=wanted.k,
+                exclude=frozenset(wanted.exclude),
+                timeout=wanted.timeout,
+            ),
+            titles=False,
+        )
+        note_question(asked)
+        result = await predicted(asked.request, gone, aside=aside)
+        note_answer(result)
+        return msgspec.json.encode(asked.answer(result, record.started))
+
+    token = under_way.set(record)
+    try:
+        return await reply_by(answer, record)
+    finally:
+        under_way.reset(token)
+        request_log.finished(record)
