@@ -11,6 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 from django.db import connections
+from hypothesis.internal.conjecture import providers
 
 from cache_app import wiring as cache_wiring
 from plugins.apps import reset_registry
@@ -22,8 +23,10 @@ FEATURES = ("age", "visits", "spend")
 ITEMS = 20
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
-hypothesis.settings.register_profile("recserve", deadline=None)
-hypothesis.settings.load_profile("recserve")
+IN_ANY_TIME = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("repeatable", derandomize=True, **IN_ANY_TIME)
+hypothesis.settings.register_profile("search", max_examples=1000, **IN_ANY_TIME)
+hypothesis.settings.load_profile("repeatable")
 
 # In a shell's background Ctrl-C is ignored, by all that tests start too; yet they send it.
 if (
@@ -38,6 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fuzz", type=int, default=500, help="requests of tests/journeys/test_fuzz_volume.py"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Hypothesis try the same examples in each run, unless a profile is asked for."""
+    if not config.getoption("hypothesis_profile", None):
+        # It also tries constants out of what is imported, which depends on the tests before.
+        providers.is_local_module_file = lambda _: False
 
 
 @pytest.fixture

@@ -1,8 +1,13 @@
 """The rules of the house that no linter knows."""
 
+import importlib.util
 import re
 import subprocess
 import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.journeys.conftest import ROOT
 
@@ -65,3 +70,24 @@ def test_pickle_is_nowhere_imported():
     assert not [path for path in modules() if pickles.search(path.read_text("utf-8"))]
     allowed = re.compile(r"allow_pickle=True|weights_only=False")
     assert not [path for path in modules() if allowed.search(path.read_text("utf-8"))]
+
+
+@pytest.mark.skipif(not settings.default.derandomize, reason="a search is at random")
+def test_property_tests_try_the_same_examples_in_each_run(tmp_path, monkeypatch):
+    def examples():
+        tried = []
+
+        @given(st.lists(st.integers()))
+        def attempt(numbers):
+            tried.append(numbers)
+
+        attempt()
+        return tried
+
+    before = examples()
+    path = tmp_path / "imported_meanwhile.py"
+    path.write_text("\n".join(f"N{n} = {10**6 + n}" for n in range(400)))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    monkeypatch.setitem(sys.modules, path.stem, importlib.util.module_from_spec(spec))
+
+    assert examples() == before
