@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.auth.models import Permission
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -16,7 +17,8 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework_simplejwt.token_blacklist.models import BlacklistedToken, OutstandingToken
 
 from cache_app import theme
-from serving_app.access_models import GroupModels, ServiceToken, SigningKey
+from serving_app.access_models import GroupModels, RoleGrant, ServiceToken, SigningKey
+from serving_app.release_admin import ReadOnlyInline
 from serving_app.signing import rotate
 
 for _unwanted in (BlacklistedToken, OutstandingToken):  # book-keeping of simplejwt's
@@ -144,3 +146,34 @@ class GroupModelsInline(theme.TabularInline):  # type: ignore[misc]  # theme has
     max_num = 1
     verbose_name = _("limit to models")
     verbose_name_plural = _("limit to models (none: every model)")
+
+
+class RoleGrantInline(ReadOnlyInline):
+    """What migrating gave a role's group, and what it has lost since."""
+
+    model = RoleGrant
+    fields = readonly_fields = ("codename", "given", "has")
+    show_change_link = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[RoleGrant]:
+        """Return the rows, and whether the group still has the permission."""
+        has = Permission.objects.filter(
+            group=OuterRef("group"),
+            codename=OuterRef("codename"),
+            content_type__app_label="serving_app",
+        )
+        rows: QuerySet[RoleGrant] = super().get_queryset(request)
+        return rows.annotate(still=Exists(has))
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether there is any: who sees the group may see them."""
+        return obj is None or obj.role_grants.exists()
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return False: what was given once is remembered."""
+        return False
+
+    @admin.display(description=_("has it"), boolean=True)
+    def has(self, grant: Any) -> bool:
+        """Return whether the group still has it; what was taken away is not given again."""
+        return bool(grant.still)

@@ -14,7 +14,14 @@ from django.utils.translation import gettext_lazy as _
 
 from serving_app.core.access import ROLES
 
-__all__ = ["TOKEN_START", "AccessEpoch", "GroupModels", "ServiceToken", "SigningKey"]
+__all__ = [
+    "TOKEN_START",
+    "AccessEpoch",
+    "GroupModels",
+    "RoleGrant",
+    "ServiceToken",
+    "SigningKey",
+]
 
 TOKEN_START = "rst"  # noqa: S105  (how every service token begins)
 
@@ -158,6 +165,30 @@ class GroupModels(models.Model):
 
     def __str__(self) -> str:
         return str(self.group)
+
+
+class RoleGrant(models.Model):
+    """A permission that migrating gave to a role's group: it is given once, and not again."""
+
+    group = models.ForeignKey(
+        Group, on_delete=models.CASCADE, related_name="role_grants", verbose_name=_("group")
+    )
+    codename = models.CharField(_("permission"), max_length=100)
+    given = models.DateTimeField(_("given"), auto_now_add=True)
+
+    class Meta:
+        """Names and order; who may see the group may see them."""
+
+        verbose_name = _("permission given by recserve")
+        verbose_name_plural = _("permissions given by recserve")
+        ordering = ("-given", "codename")
+        default_permissions = ()
+        constraints = (
+            models.UniqueConstraint(fields=["group", "codename"], name="each_is_given_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.codename
 
 
 class AccessEpoch(models.Model):

@@ -23,7 +23,7 @@ from django.utils.translation import gettext_lazy as _
 from cache_app import theme
 from plugins import RecserveError
 from serving_app import access, process_statistics, registration, wiring
-from serving_app.access_admin import GroupModelsInline
+from serving_app.access_admin import GroupModelsInline, RoleGrantInline
 from serving_app.activity_admin import ActivityCountAdmin  # noqa: F401  (registers itself)
 from serving_app.alert_admin import AlertRuleAdmin  # noqa: F401  (registers itself)
 from serving_app.core.shadow import COMPARED
@@ -58,7 +58,7 @@ class UserAdmin(DjangoUserAdmin, theme.ModelAdmin):  # type: ignore[type-arg,mis
 class GroupAdmin(DjangoGroupAdmin, theme.ModelAdmin):  # type: ignore[misc]  # theme has no types
     """Groups, in the theme."""
 
-    inlines = (GroupModelsInline,)
+    inlines = (GroupModelsInline, RoleGrantInline)
 
 
 @admin.display(description=_("load time"), ordering="load_seconds")

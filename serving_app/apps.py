@@ -12,13 +12,6 @@ from django.db.models.signals import post_delete, post_migrate, post_save
 
 from plugins.failures import PartFailures
 
-ROLES = {
-    "recserve predict": ("predict",),
-    "recserve operate": ("predict", "operate"),
-    "recserve administer": ("predict", "operate", "administer"),
-}
-"""The groups that migrating creates, with the permissions they get then."""
-
 
 class ServingConfig(AppConfig):
     """The models and their API."""
@@ -74,30 +67,23 @@ def plugin_failures() -> Mapping[str, Mapping[str, PartFailures]]:
     return plugin_failures(process_name())
 
 
-def create_groups(sender: AppConfig, using: str, apps: Any = None, **_: Any) -> None:
-    """Create the roles' groups where they are missing; existing ones stay as they are.
+def create_groups(
+    sender: AppConfig,
+    using: str,
+    apps: Any = None,
+    verbosity: int = 1,
+    stdout: Any = None,
+    **_: Any,
+) -> None:
+    """Create the roles' groups, give them what is new, and say so.
 
     The tables are as the migrations that were applied left them, and so are the models of ``apps``;
     None, as ``flush`` says: today's.
     """
     from django.apps import apps as today  # noqa: PLC0415
-    from django.contrib.auth.management import create_permissions  # noqa: PLC0415
 
-    apps = apps or today
-    try:
-        group, permission = apps.get_model("auth", "Group"), apps.get_model("auth", "Permission")
-    except LookupError:  # auth is not there yet
-        return
-    create_permissions(sender, 0, using=using, apps=apps)
-    content = {"content_type__app_label": "serving_app"}
-    for name, codenames in ROLES.items():
-        role, created = group.objects.using(using).get_or_create(name=name)
-        if not created:
-            continue
-        wanted = permission.objects.using(using).filter(**content)
-        granted = wanted.filter(codename__in=codenames)
-        if "administer" in codenames:
-            granted = wanted
-        elif "operate" in codenames:
-            granted = granted | wanted.filter(codename__startswith="view_")
-        role.permissions.set(granted)
+    from serving_app import roles  # noqa: PLC0415  (needs the app registry)
+
+    for name, codenames in roles.give(sender, using, apps or today).items():
+        if verbosity > 0 and stdout is not None:
+            stdout.write(f"The group {name!r} may from now on: {', '.join(codenames)}")
