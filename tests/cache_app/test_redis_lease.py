@@ -177,9 +177,10 @@ def test_a_release_that_nobody_answers_is_tried_again(waiting, make):
         got = []
         waits.take(KEY, got.append, within=60)
         wait_for(lambda: got, 5)
+        errors = waits.stats().errors
         server.stop()
         waits.release(got[0])
-        time.sleep(0.2)
+        wait_for(lambda: waits.stats().errors > errors, 5, what="nobody answers")
         server.go_on()
         leases = make(url=server.url)
         wait_for(lambda: take(leases), 5, what="the lease is free")
