@@ -76,6 +76,17 @@ def test_epochs_begin_with_the_time_so_that_no_two_databases_share_one():
     assert Invalidation.objects.get().scope == "all"
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_was_emptied_begins_anew_and_all_that_was_cached_is_past(cache):
+    before = wiring.get_generations().of(SCOPES)
+
+    call_command("flush", verbosity=0, interactive=False)
+
+    wiring.reset()
+    assert int(wiring.get_generations().of(SCOPES)) > int(before)
+    assert invalidate(user_id="u") == Epoch.now()
+
+
 def test_what_nothing_cached_is_older_than_is_forgotten(cache):
     invalidate(user_id="old")
     Invalidation.objects.filter(scope="u:old").update(at=timezone.now() - timedelta(days=30))
