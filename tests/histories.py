@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-__all__ = ["Event", "Worker", "prepare", "stale_reads"]
+__all__ = ["Event", "Worker", "is_enough", "prepare", "stale_reads"]
 
 ROOT = Path(__file__).resolve().parents[1]
 USERS = 4
@@ -62,6 +62,13 @@ def stale_reads(history: Iterable[Event]) -> list[tuple[Event, Event]]:
         if newest is not None and read.number < newest.number:
             stale.append((read, newest))
     return stale
+
+
+def is_enough(history: Iterable[Event]) -> bool:
+    """Return whether one process's history has many writes, and reads from everywhere."""
+    events = list(history)
+    writes = sum(event.kind == "write" for event in events)
+    return writes >= 40 and {event.source for event in events} >= {"l1", "l2", "source"}
 
 
 def _django(given: dict[str, Any]) -> None:
@@ -186,15 +193,25 @@ class _Participant:
         return int.from_bytes(os.pread(self._source, _NUMBER, user * _NUMBER), "little")
 
     def run(self, seed: str, threads: int, writes: float, end: str) -> list[Event]:
-        """Let threads read and write at random until there is a file; return what they did."""
+        """Let threads read and write at random until there is a file; return what they did.
+
+        They go on, for a minute at most, until that is enough to be worth checking.
+        """
         events: list[Event] = []
+        latest = time.monotonic() + 60
+
+        def over() -> bool:
+            if not os.path.exists(end):  # noqa: PTH110  (it is asked at each operation)
+                return False
+            return is_enough(list(events)) or time.monotonic() > latest
+
         writing = threading.Lock()  # the source's lock is this process's, not a thread's
 
         def work(number: int) -> None:
             from django.db import connection
 
             rng = Random(f"{seed}-{number}")
-            while not os.path.exists(end):  # noqa: PTH110  (it is asked at each operation)
+            while not over():
                 user = rng.randrange(USERS)
                 if rng.random() < writes:
                     with writing:

@@ -15,7 +15,7 @@ from cache_app.epoch_authority import EpochAuthority
 from cache_app.models import Epoch, Invalidation
 from plugins.errors import LevelUnavailable
 from tests import servers
-from tests.histories import Event, Worker, prepare, stale_reads
+from tests.histories import Event, Worker, is_enough, prepare, stale_reads
 from tests.proxies import proxy
 from tests.servers import wait_for
 
@@ -91,12 +91,10 @@ def test_no_read_is_stale_in_strict_mode_whatever_befalls_redis(hosts, seed, tmp
         worker.tell("run", f"{seed}-{number}", THREADS, 0.2, str(end))
     inject(together, Random(seed))
     end.touch()
-    history = [Event(*each) for worker in together.workers for each in worker.wait()]
-    reads = [event for event in history if event.kind == "read"]
+    histories = [[Event(*each) for each in worker.wait()] for worker in together.workers]
     # It was worth checking: there were many writes, and hits of both levels.
-    assert len(history) - len(reads) > 100
-    assert {event.source for event in reads} == {"l1", "l2", "source"}
-    assert stale_reads(history) == []
+    assert all(is_enough(history) for history in histories)
+    assert stale_reads([event for history in histories for event in history]) == []
 
 
 def test_a_message_that_is_held_up_makes_a_stale_read_in_bounded_mode_and_none_in_strict(hosts):
