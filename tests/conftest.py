@@ -13,14 +13,18 @@ import pytest
 from django.db import connections
 from hypothesis.internal.conjecture import providers
 
-from cache_app import wiring as cache_wiring
 from plugins.apps import reset_registry
-from serving_app import access, rates, wiring
+from serving_app import wiring
 from serving_app.models import ModelVersion
 from serving_app.registration import Draft, promote, register
+from tests.leftovers import Database, Process
 
 FEATURES = ("age", "visits", "spend")
 ITEMS = 20
+MIGRATED = pytest.StashKey()
+"""What is in the tests' database before any test, and what lets one ask it."""
+BEFORE = pytest.StashKey()
+"""What there was in the process before the test."""
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 IN_ANY_TIME = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -48,6 +52,38 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("hypothesis_profile", None):
         # It also tries constants out of what is imported, which depends on the tests before.
         providers.is_local_module_file = lambda _: False
+
+
+@pytest.fixture(scope="session")
+def migrated(request, django_db_setup) -> Database:
+    """What is in the tests' database before any test."""
+    return request.config.stash[MIGRATED][0]
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(request, django_db_setup, django_db_blocker):
+    """The tests' database, and what is in it before any test."""
+    with django_db_blocker.unblock():
+        request.config.stash[MIGRATED] = Database(), django_db_blocker
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item):
+    """See what there is before a test."""
+    item.stash[BEFORE] = Process()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item):
+    """Let no test find what another left."""
+    result = yield
+    item.stash[BEFORE].restore()
+    if MIGRATED in item.config.stash:
+        database, blocker = item.config.stash[MIGRATED]
+        with blocker.unblock():
+            database.restore()
+    return result
 
 
 @pytest.fixture
@@ -83,15 +119,10 @@ def store(tmp_path, settings) -> Path:
 
 @pytest.fixture
 def fresh(store):
-    """Nothing live, nothing cached, whoever left something; afterwards everything is freed."""
-    wiring.stop()
+    """Nothing is live, and plugins are loaded by the test's settings."""
     reset_registry()
-    cache_wiring.reset()
-    access.reset()
-    rates.reset()
     yield
-    wiring.stop()
-    cache_wiring.reset()
+    wiring.stop()  # while it can still say good-bye to the database
 
 
 def write_linear(folder: Path, name: str, *, seed: int = 0, items: int = ITEMS) -> str:
