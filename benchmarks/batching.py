@@ -104,9 +104,11 @@ class Rate(NamedTuple):
 def loop(run: Callable[[Sequence[Any]], Any], rows: Sequence[Any], seconds: float) -> Rate:
     """Return the rate of calling it again and again."""
     count, started, used = 0, time.perf_counter(), time.process_time()
-    while (lasted := time.perf_counter() - started) < seconds:
+    lasted = 0.0
+    while lasted < seconds:
         run(rows)
         count += len(rows)
+        lasted = time.perf_counter() - started
     return Rate(count / lasted, count / (time.process_time() - used))
 
 
