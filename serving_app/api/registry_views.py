@@ -17,7 +17,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
 from serving_app import promotion, registration, wiring
-from serving_app.api import serializers
+from serving_app.api import registry_serializers as serializers
 from serving_app.api.authentication import access_of
 from serving_app.api.history import KeepsHistory, log
 from serving_app.api.permissions import CanOperateOrAdminister

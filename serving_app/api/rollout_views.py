@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from serving_app import rollout
-from serving_app.api import serializers
+from serving_app.api import registry_serializers as serializers
 from serving_app.api.permissions import CanOperateOrAdminister
 from serving_app.models import RollOut, ServedModel
 
