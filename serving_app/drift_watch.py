@@ -15,30 +15,28 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
-from django.db import models, transaction
+from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from cache_app.core.generations import scope
 from cache_app.invalidation import invalidate_scopes
-from plugins import DriftCase, DriftRule, DriftVerdict, Priority, RecommendationRequest, UserId
+from plugins import DriftCase, DriftRule, DriftVerdict, RecommendationRequest, UserId
 from plugins.apps import get_registry
-from serving_app.activity_conf import activity_settings
-from serving_app.activity_models import ActivityCount, Event
-from serving_app.core.activity import REQUEST
 from serving_app.core.profiles import Profile, feature_profile, profile_of
 from serving_app.core.segment_table import EVERYONE
 from serving_app.drift_conf import drift_settings
+from serving_app.drift_facts import Deeds, latest_deeds, questions_of, segments_of
 from serving_app.drift_models import DriftDecision, DriftProgress, UserProfile
 from serving_app.leased_row import LeaseLost
 from serving_app.new_events import NewEvents, latest_event
-from serving_app.segment_facts import chunks, parts_of, user_id
-from serving_app.segment_models import Segment, SegmentMember
+from serving_app.segment_facts import chunks, parts_of
+from serving_app.segment_models import Segment
 
-__all__ = ["DriftWatch", "Judged", "Terms", "prune_drift", "questions_of"]
+__all__ = ["DriftWatch", "Judged", "Terms", "prune_drift"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +47,6 @@ _PRUNE_SECONDS = 300.0
 _LONGEST_REASON = 300
 _RENEWED = 100
 """Users who are renewed in one go; the others are with the next."""
-
-
-@dataclass(slots=True)
-class _Done:
-    """What a user did: its latest events."""
-
-    deeds: deque[tuple[float, str, str, float | None]]
-    ids: deque[int]
 
 
 @dataclass(slots=True)
@@ -177,7 +167,7 @@ class DriftWatch:
         """
         text, is_number = parts_of(user)
         rules = self._rules_by_segment()
-        segment = _segments([user]).get(user)
+        segment = segments_of([user]).get(user)
         rule = rules.get(segment) or rules.get(None)
         now, vector = self._now(), feature_profile(features)
         with transaction.atomic():
@@ -244,8 +234,8 @@ class DriftWatch:
         self, users: Sequence[UserId], rules: Mapping[int | None, _Rule], *, after: int
     ) -> None:
         """Judge some users with new events, and do what is decided, in one transaction."""
-        done = _latest(users, self._now())
-        segments = _segments(users)
+        done = latest_deeds(users, self._now())
+        segments = segments_of(users)
         texts = {str(user) for user in users}
         rows = {
             row.user_id: row for row in UserProfile.objects.filter(user__in=texts, source="events")
@@ -277,7 +267,7 @@ class DriftWatch:
             self._write(outcome)
         self._count(outcome.counts)
 
-    def _first(self, user: UserId, theirs: _Done, after: int) -> UserProfile | None:
+    def _first(self, user: UserId, theirs: Deeds, after: int) -> UserProfile | None:
         """Return a profile of a user that had none: as it was before the new events."""
         known = [
             deed for deed, number in zip(theirs.deeds, theirs.ids, strict=True) if number <= after
@@ -393,58 +383,6 @@ _WRITTEN = [
 
 def _source(row: UserProfile) -> Literal["events", "features"]:
     return "features" if row.source == "features" else "events"
-
-
-def _latest(users: Sequence[UserId], now: datetime) -> dict[UserId, _Done]:
-    """Return the latest events of users."""
-    wanted, most = set(users), drift_settings().events
-    kept = now - timedelta(days=activity_settings().event_days)
-    rows = (
-        Event.objects.filter(user__in={str(user) for user in users}, at__gt=kept)
-        .order_by("at", "id")
-        .values_list("id", "user", "user_is_number", "at", "model", "item", "value")
-    )
-    done: dict[UserId, _Done] = {}
-    for number, text, is_number, at, model, item, value in rows.iterator(chunk_size=2000):
-        user = user_id(text, is_number)
-        if user in wanted:
-            theirs = done.setdefault(user, _Done(deque(maxlen=most), deque(maxlen=most)))
-            theirs.deeds.append((at.timestamp(), model, item, value))
-            theirs.ids.append(number)
-    return done
-
-
-def _segments(users: Sequence[UserId]) -> dict[UserId, int]:
-    """Return the segments of those users that are in one."""
-    rows = SegmentMember.objects.filter(
-        user__in={str(user) for user in users}, segment__isnull=False
-    )
-    found = {row.user_id: row.segment_id for row in rows}
-    return {user: n for user in users if (n := found.get(user)) is not None}
-
-
-def questions_of(user: UserId, most: int) -> list[RecommendationRequest]:
-    """Return what a user asked lately, as requests that make the same cache keys."""
-    text, is_number = parts_of(user)
-    rows = (
-        ActivityCount.objects.filter(
-            user=text, user_is_number=is_number, kind=REQUEST, own_features=False
-        )
-        .order_by()
-        .values_list("model", "alias", "context")
-        .annotate(latest=models.Max("last"))
-        .order_by("-latest")[:most]
-    )
-    return [
-        RecommendationRequest(
-            user_id=user,
-            model_name=model,
-            alias=alias,
-            context=json.loads(context),
-            priority=Priority.WARM_UP,  # computing in advance is no activity of the user's
-        )
-        for model, alias, context, _ in rows
-    ]
 
 
 def prune_drift() -> None:

@@ -19,8 +19,9 @@ from serving_app.checks import check_settings
 from serving_app.core.activity import Asked, Counted, NewEvent
 from serving_app.core.profiles import TitleTerms, prefix_terms
 from serving_app.drift_conf import DriftSettings, drift_settings
+from serving_app.drift_facts import questions_of
 from serving_app.drift_models import DriftDecision, DriftProgress, UserProfile
-from serving_app.drift_watch import DriftWatch, prune_drift, questions_of
+from serving_app.drift_watch import DriftWatch, prune_drift
 from serving_app.segment_evaluation import Evaluator
 from serving_app.wiring import get_recommender, get_serving
 from tests.serving_app.test_segments import Time, seen, segment
