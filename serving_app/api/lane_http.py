@@ -116,6 +116,8 @@ class Exchange:
 
     async def body_in_one(self) -> bytes | None:
         """Return the request's body, if its first message is all of it; else `body` reads it."""
+        if int(self.headers[b"content-length"]) > self.settings.limits.max_body_bytes:
+            return None  # and is not waited for
         self._first = message = await self.receive()
         if message["type"] != "http.request" or message.get("more_body", False):
             return None

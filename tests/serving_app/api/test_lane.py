@@ -24,6 +24,7 @@ from plugins.frameworks import numpy_linear
 from serving_app import access, rates, request_log, wiring
 from serving_app.api.body_limit import BodyLimit
 from serving_app.api.lane import Lane
+from serving_app.api.lane_inference import InferenceLane
 from serving_app.api.request_ids import RequestIds
 from tests.conftest import FEATURES
 from tests.servers import wait_for
@@ -547,6 +548,38 @@ def test_a_deadline_is_kept_and_what_waits_is_given_up(tokens, gate):
     lane = Lane(Door(), aside=aside)
     answer = post(lane, tokens["good"], {**GOOD, "timeout_ms": 50})
     assert (answer[0], json.loads(answer[2])["code"]) == (504, "deadline-exceeded")
+
+
+@pytest.mark.contract("A5")
+@pytest.mark.parametrize("path", [PREDICT, BATCH, "/api/v1/events", "/v2/models/default/infer"])
+def test_a_body_that_says_it_is_too_large_is_not_waited_for(tokens, path):
+    async def scene():
+        sent = []
+
+        async def receive():
+            raise AssertionError("its body is waited for")
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "query_string": b"",
+            "headers": headers_of(tokens["good"], b"", content_length=str(10**12)),
+        }
+        door = Door()
+        await Lane(InferenceLane(door, aside=aside), aside=aside)(scope, receive, send)
+        return sent
+
+    start, body = async_to_sync(scene)()
+    assert start["status"] == 413
+    kind = b"application/json" if path.startswith("/v2") else b"application/problem+json"
+    assert dict(start["headers"])[b"content-type"] == kind
+    assert dict(start["headers"])[b"connection"] == b"close"
+    assert ("error" if path.startswith("/v2") else "request_id") in json.loads(body["body"])
 
 
 def test_a_body_that_does_not_come_is_no_request(tokens):
