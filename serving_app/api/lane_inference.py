@@ -1,7 +1,8 @@
 """The Open Inference Protocol at the lane: inference and health, without Django in between.
 
-Who answers is `open_inference.door.answer`, for Django's view as well. An inference waits for its
-model on a thread of its own pool, so that many of them hold up nothing else.
+Who answers is `open_inference.door`, for Django's view as well. What may take a while, or ask a
+database, is done on a thread: large bodies and answers, new tokens, models that are not live. An
+inference that waits for its model holds none, and is taken out of the queue when its client goes.
 """
 
 from __future__ import annotations
@@ -9,21 +10,27 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.http import HttpRequest
 from django.utils.cache import patch_vary_headers
 
-from serving_app import access, request_log, wiring
+from plugins import TokenNotValid
+from serving_app import access, rates, request_log, wiring
 from serving_app.api.answers import outgoing
 from serving_app.api.authentication import bearer
 from serving_app.api.body_limit import refuse
 from serving_app.api.lane_http import ELSEWHERE, Gone, Receive, Scope, Send
 from serving_app.api.lane_settings import LaneSettings, lane_settings
-from serving_app.api.lane_waits import on_thread
+from serving_app.api.lane_waits import ended, on_thread
 from serving_app.api.open_inference.answers import Answer
-from serving_app.api.open_inference.door import answer, route_of
+from serving_app.api.open_inference.door import (
+    answer,
+    begin,
+    begin_at_once,
+    finish,
+    route_of,
+)
 from serving_app.api.open_inference.views import response_of
 from serving_app.core.access import Access
 from serving_app.core.request_record import (
@@ -41,16 +48,8 @@ _HEALTH = frozenset({"/v2/health/live", "/v2/health/ready"})
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[0-9]+)?/infer").fullmatch
 _ID = REQUEST_ID.lower().encode()
 _HERE = ELSEWHERE - {b"content-encoding"}  # of a body; cookies would make an answer uncompressed
-_THREADS = 64
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="infer")
-
-
-async def _waiting(call: Callable[[], Any]) -> Any:
-    return await on_thread(call, _threads())
+_SMALL = 16_384
+"""Bytes of a body that the event loop reads itself."""
 
 
 class InferenceLane:
@@ -58,7 +57,7 @@ class InferenceLane:
 
     Args:
         application: Answers all else; it sees requests as they came.
-        aside: Runs what may wait, and returns what it returned; None: on threads of its own.
+        aside: Runs what may wait, and returns what it returned; None: on the lane's threads.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class InferenceLane:
         aside: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None,
     ) -> None:
         self._application = application
-        self._aside = _waiting if aside is None else aside
+        self._aside = on_thread if aside is None else aside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -107,13 +106,41 @@ class InferenceLane:
         if body is None:
             await refuse(send, limit, infers=True)
             return
-        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
-        who = functools.partial(_who, headers.get(b"authorization"))
-        asked = functools.partial(answer, scope["method"], scope["path"], texts, body, who)
-        given = asked() if scope["path"] in _HEALTH else await self._aside(asked)
+        given = await self._given(scope, headers, body, receive)
         status, out, content = _outgoing(given, scope, headers, settings)
         await send({"type": "http.response.start", "status": status, "headers": out})
         await send({"type": "http.response.body", "body": content})
+
+    async def _given(
+        self, scope: Scope, headers: dict[bytes, bytes], body: bytes, receive: Receive
+    ) -> Answer:
+        """Return the answer to a whole request.
+
+        Raises:
+            Gone: The client has gone while its inference was waited for.
+        """
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+        asked = scope["method"], scope["path"], texts, body
+        authorization = headers.get(b"authorization")
+        begun: Any
+        if scope["path"] in _HEALTH:  # for which nobody is asked who asks
+            return answer(*asked, lambda: None)
+        if _is_at_hand(headers, body) and (known := _known(authorization)) is not None:
+            begun = begin_at_once(*asked, known)
+            if callable(begun):
+                begun = await self._aside(begun)
+        else:
+            who = functools.partial(_who, authorization)
+            begun = await self._aside(functools.partial(begin, *asked, who))
+        if isinstance(begun, Answer):
+            return begun
+        try:
+            await ended([begun.ended], begun.deadline, _disconnected(receive))
+            finishing = functools.partial(finish, begun)
+            given: Answer = finishing() if begun.is_small() else await self._aside(finishing)
+        finally:
+            begun.end()
+        return given
 
 
 def _usual(scope: Scope) -> dict[bytes, bytes] | None:
@@ -163,10 +190,39 @@ async def _body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> by
     return b"".join(parts)
 
 
+async def _disconnected(receive: Receive) -> None:
+    """Return when the client has closed its connection; the body was read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _is_at_hand(headers: dict[bytes, bytes], body: bytes) -> bool:
+    """Return whether a request can be begun at once, if its caller is known."""
+    return len(body) <= _SMALL and b"content-encoding" not in headers and not rates.shared()
+
+
+def _known(authorization: bytes | None) -> Callable[[], Access | None] | None:
+    """Return what says who a caller is without asking the database; None: that must be asked."""
+    if authorization is None:
+        return lambda: None
+    try:
+        token = bearer(authorization)
+    except TokenNotValid:
+        return functools.partial(_who, authorization)  # which says so, too
+    granted = None if token is None else access.remembered(token)
+    if token is not None and granted is None:
+        return None
+    return functools.partial(_noted, granted)
+
+
 def _who(authorization: bytes | None) -> Access | None:
     """Return what a caller may do. It may ask the database."""
     token = None if authorization is None else bearer(authorization)
-    granted = None if token is None else access.verify(token)
+    return _noted(None if token is None else access.verify(token))
+
+
+def _noted(granted: Access | None) -> Access | None:
+    """Note in the request's record whose it is."""
     if granted is not None and (record := current()) is not None:
         record.caller = granted.subject
     return granted

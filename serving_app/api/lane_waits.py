@@ -36,9 +36,33 @@ async def landed(
     Raises:
         Gone: The client has gone first.
     """
+    flights = [pending.flight for pending in pendings if pending.flight is not None]
+    try:
+        await ended(flights, max(pending.deadline for pending in pendings), disconnected)
+    finally:
+        for pending in pendings:
+            if pending.waits_for is not None:
+                pending.cancel()
+
+
+async def ended(
+    futures: Sequence[Future[Any]],
+    deadline: float,
+    disconnected: asyncio.Future[Any] | Coroutine[Any, Any, None],
+) -> None:
+    """Wait until all futures are done, or the deadline.
+
+    Args:
+        futures: At least one.
+        deadline: Monotonic instant.
+        disconnected: Ends when the client has gone. A future is left as it is.
+
+    Raises:
+        Gone: The client has gone first.
+    """
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
-    under_way_now = len(pendings)
+    under_way_now = len(futures)
 
     def wake(*_: object) -> None:
         if not waiter.done():
@@ -50,15 +74,13 @@ async def landed(
         if not under_way_now:
             wake()
 
-    def one_landed(_: Future[Any]) -> None:
+    def one_done(_: Future[Any]) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(arrived)
 
-    for pending in pendings:
-        assert pending.flight is not None, "else it waits for nothing"
-        pending.flight.add_done_callback(one_landed)
-    seconds = max(pending.deadline for pending in pendings) - time.monotonic()
-    timer = loop.call_later(max(0.0, seconds), wake)
+    for future in futures:
+        future.add_done_callback(one_done)
+    timer = loop.call_later(max(0.0, deadline - time.monotonic()), wake)
     own: asyncio.Task[None] | None = None
     if isinstance(disconnected, asyncio.Future):
         watch = disconnected
@@ -74,9 +96,6 @@ async def landed(
         watch.remove_done_callback(wake)
         if own is not None:
             own.cancel()
-        for pending in pendings:
-            if pending.waits_for is not None:
-                pending.cancel()
 
 
 @functools.cache
@@ -84,13 +103,11 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="lane")
 
 
-async def on_thread(
-    call: Callable[[], Result], threads: ThreadPoolExecutor | None = None
-) -> Result:
-    """Return what a call returns that may wait; on the lane's threads, or on others."""
+async def on_thread(call: Callable[[], Result]) -> Result:
+    """Return what a call returns that may wait; on the lane's threads."""
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(
-        threads or _threads(), context.run, _and_let_go, call
+        _threads(), context.run, _and_let_go, call
     )
 
 

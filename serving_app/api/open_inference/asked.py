@@ -75,6 +75,17 @@ class Asked:
         rates.check(access, role, cost)
         return access
 
+    @cached_property
+    def predicting(self) -> Access:
+        """What a caller may do who may ask this model; it is counted once, however often asked.
+
+        Raises:
+            TokenNotValid: It sent no valid token.
+            ModelNotPermitted: It may not.
+            Throttled: It asks too often.
+        """
+        return self.permit("predict")
+
     def body(self) -> bytes:
         """Return the body, decompressed.
 
@@ -104,31 +115,52 @@ class Asked:
             raise Refused(400, "the request body must be a JSON object")
         return value
 
-    @contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """Hold the version that answers: that in the path, or what its alias leads to.
+    def held(self) -> Lease | None:
+        """Return a lease on the version that answers, if it is live here; None: ask `leased`.
+
+        It asks no database: an event loop may call it. The version is that in the path, or what its
+        alias leads to.
 
         Raises:
-            ModelNotFound: There is none.
-            ModelNotReady: It is registered, and does not answer in this process.
+            ModelNotFound: No model can be called so.
         """
         model, _, alias = self.named.partition("@")
-        label = f"Request for unknown model: '{self.named}'"
-        if self.number:
-            label += f" version {self.number}"
         if not _NAME.match(self.named) or (alias and self.number) or len(self.number) > 9:
-            raise ModelNotFound(f"{label} is not found")
+            raise ModelNotFound(f"{self._label} is not found")
+        return wiring.get_serving().live.find(model, None, alias or self.number)
+
+    def leased(self) -> Lease:
+        """Return the lease that `held` does; if there is none, the database says why.
+
+        Raises:
+            ModelNotFound: There is no such model or version.
+            ModelNotReady: It is registered, and does not answer in this process.
+        """
+        lease = self.held()
+        if lease is not None:
+            return lease
+        model, _, alias = self.named.partition("@")
         try:
-            lease = wiring.get_serving().live.lease(model, None, alias or self.number)
+            return wiring.get_serving().live.lease(model, None, alias or self.number)
         except ModelNotFound as error:
-            raise ModelNotFound(f"{label} is not found") from error
+            raise ModelNotFound(f"{self._label} is not found") from error
         except ModelNotReady as error:
             what = "is not at ready state" if alias or self.number else "has no available versions"
-            raise ModelNotReady(f"{label} {what}", retry_after=error.retry_after) from error
+            raise ModelNotReady(f"{self._label} {what}", retry_after=error.retry_after) from error
+
+    @contextmanager
+    def lease(self) -> Iterator[Lease]:
+        """Hold what `leased` returns, and raise what it does."""
+        lease = self.leased()
         try:
             yield lease
         finally:
             lease.release()
+
+    @property
+    def _label(self) -> str:
+        version = f" version {self.number}" if self.number else ""
+        return f"Request for unknown model: '{self.named}'{version}"
 
     def answering(self) -> list[str]:
         """Return the numbers of the model's versions that answer here, in order."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from serving_app.api.open_inference import infer, metadata, repository, statistics
 from serving_app.api.open_inference.answers import Answer, Refused, answer_of, as_json
 from serving_app.api.open_inference.asked import Asked
+from serving_app.api.open_inference.inference import Inference
 from serving_app.core.access import Access
 
-__all__ = ["answer", "route_of"]
+__all__ = ["answer", "begin", "begin_at_once", "finish", "route_of"]
 
-_Answering = Callable[[Asked], Answer]
+Begun = Answer | Inference
+_Answering = Callable[[Asked], Begun]
 _Methods = Mapping[str, _Answering]
 _MODEL = r"/v2/models/(?P<named>[^/]+)(?:/versions/(?P<number>[0-9]+))?"
 
@@ -107,19 +110,86 @@ def answer(
         who: Returns what the caller may do, or None if it sent no token; raises `TokenNotValid`.
             It is asked only where that matters.
     """
+    begun = begin(method, path, headers, body, who)
+    if isinstance(begun, Answer):
+        return begun
     try:
-        return _answer(method, path.rstrip("/"), headers, body, who)
-    except Exception as error:  # noqa: BLE001  (every error has the protocol's form)
-        return answer_of(error)
+        return finish(begun)
+    finally:
+        begun.end()
 
 
-def _answer(
+def begin(
     method: str,
     path: str,
     headers: Mapping[str, str],
     body: bytes,
     who: Callable[[], Access | None],
-) -> Answer:
+) -> Begun:
+    """Do what `answer` does without waiting for a model: it is given its tensors.
+
+    Whoever gets an inference calls `finish` once it has ended, and its `end` whatever happens.
+    """
+    try:
+        answering, asked = _found(method, path.rstrip("/"), headers, body, who)
+        return answering(asked)
+    except Exception as error:  # noqa: BLE001  (every error has the protocol's form)
+        return answer_of(error)
+
+
+def begin_at_once(
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    who: Callable[[], Access | None],
+) -> Begun | Callable[[], Begun]:
+    """Do what `begin` does as far as no database is asked: for inference on an event loop.
+
+    What is returned else may ask it: call it on a thread, and it does the rest.
+
+    Args:
+        method: As for `answer`, and so is the rest.
+        path: Of inference.
+        headers: …
+        body: …
+        who: It must not ask a database either.
+    """
+    try:
+        _, asked = _found(method, path.rstrip("/"), headers, body, who)
+        begun = infer.infer_at_once(asked)
+        return partial(_rest, asked) if begun is None else begun
+    except Exception as error:  # noqa: BLE001  (every error has the protocol's form)
+        return answer_of(error)
+
+
+def _rest(asked: Asked) -> Begun:
+    try:
+        return infer.infer(asked)
+    except Exception as error:  # noqa: BLE001  (every error has the protocol's form)
+        return answer_of(error)
+
+
+def finish(inference: Inference) -> Answer:
+    """Return the answer to an inference; wait for it, if need be."""
+    try:
+        return inference.answer()
+    except Exception as error:  # noqa: BLE001  (every error has the protocol's form)
+        return answer_of(error)
+
+
+def _found(
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    who: Callable[[], Access | None],
+) -> tuple[_Answering, Asked]:
+    """Return who answers a request, and the request.
+
+    Raises:
+        Refused: There is nothing at the path, or not by this method.
+    """
     for pattern, methods in _ROUTES:
         found = pattern.fullmatch(path)
         if found is None:
@@ -128,5 +198,5 @@ def _answer(
         if answering is None:
             raise Refused(405, "Method Not Allowed", Allow=", ".join(methods))
         path_parts = {name: value or "" for name, value in found.groupdict().items()}
-        return answering(Asked(headers, body, who, **path_parts))
+        return answering, Asked(headers, body, who, **path_parts)
     raise Refused(404, "Not Found")

@@ -5,21 +5,21 @@ The recommendation cache is passed by: what is asked for is the model's answer t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from plugins import DeadlineExceeded, InferenceError, InvalidInput, Priority, Tensors
+from plugins import InferenceError, InvalidInput, Priority, Tensors
 from serving_app import rates
 from serving_app.api.open_inference.answers import JSON, Answer
 from serving_app.api.open_inference.asked import Asked
 from serving_app.api.open_inference.compression import compressed
+from serving_app.api.open_inference.inference import Inference
 from serving_app.conf import serving_settings
+from serving_app.core.access import Access
 from serving_app.core.infer_response import InferResponse
+from serving_app.core.live_models import Lease
 from serving_app.core.live_version import LiveVersion
 from serving_app.core.open_inference import (
     InferRequest,
@@ -32,22 +32,39 @@ from serving_app.core.tensors import checked_tensors
 from serving_app.core.version_record import VersionRecord
 from serving_app.core.zero_rows import outputs_of_nothing
 
-__all__ = ["infer"]
+__all__ = ["infer", "infer_at_once"]
 
 _LENGTH = "Inference-Header-Content-Length"
 
 
-def infer(asked: Asked) -> Answer:
-    """Return a model's outputs for the tensors in the body."""
-    access = asked.permit("predict")
-    with asked.lease() as lease:
-        version = lease.version
-        record = version.record
+def infer(asked: Asked) -> Inference | Answer:
+    """Queue the tensors in the body, and return the answer on its way.
+
+    What needs no model is answered at once.
+    """
+    access = asked.predicting  # before anything is said of the model
+    return _infer(asked, access, asked.leased())
+
+
+def infer_at_once(asked: Asked) -> Inference | Answer | None:
+    """Do what `infer` does if no database need be asked; None: call that with the same, aside.
+
+    An event loop calls it for a caller who is known, and whose requests are counted here.
+    """
+    access = asked.predicting
+    lease = asked.held()
+    return None if lease is None else _infer(asked, access, lease)
+
+
+def _infer(asked: Asked, access: Access, lease: Lease) -> Inference | Answer:
+    """Queue the tensors; the lease ends with the inference."""
+    with ExitStack() as undo:
+        undo.callback(lease.release)
+        version, record = lease.version, lease.version.record
         if (log := current()) is not None:
             log.model, log.version, log.source = record.model_name, record.version, "model"
         request = _request(asked, record)
-        names = _output_names(record)
-        wishes = request.wishes(names)
+        wishes = request.wishes(_output_names(record))
         most = serving_settings().max_k
         if any(wish.classes > most for wish in wishes):
             raise InvalidInput(f"classification must be at most {most}", field="outputs")
@@ -55,8 +72,25 @@ def infer(asked: Asked) -> Answer:
         rows = len(next(iter(inputs.values())))
         if rows > 1:
             rates.check(access, "predict", rows - 1)
-        outputs = _outputs(version, inputs, rows, request.parameters)
-        body, length = _encoded(version, request, outputs, wishes)
+        seconds, priority = _limits(request.parameters, record.timeout)
+        answer = partial(_answer, asked, version, request, wishes)
+        if not rows:
+            assert record.signature is not None, "a registered version has a signature"
+            return answer(outputs_of_nothing(record.signature))
+        inference = Inference(lease, inputs, seconds=seconds, priority=priority, answer=answer)
+        undo.pop_all()
+    return inference
+
+
+def _answer(
+    asked: Asked,
+    version: LiveVersion,
+    request: InferRequest,
+    wishes: Sequence[OutputWish],
+    outputs: Tensors,
+) -> Answer:
+    """Return the answer that a model's outputs make."""
+    body, length = _encoded(version, request, outputs, wishes)
     headers = {"Content-Type": JSON}
     if length is not None:
         headers = {"Content-Type": "application/octet-stream", _LENGTH: str(length)}
@@ -100,32 +134,6 @@ def _encoded(
         record.model_name, str(record.version), outputs, id=request.id, labels=labels
     )
     return answer.encoded(wishes)
-
-
-def _outputs(
-    version: LiveVersion, inputs: Tensors, rows: int, parameters: Mapping[str, Any]
-) -> Tensors:
-    """Return what the model makes of the inputs, in batches of no more rows than it takes."""
-    record = version.record
-    seconds, priority = _limits(parameters, record.timeout)
-    if not rows:
-        assert record.signature is not None, "a registered version has a signature"
-        return outputs_of_nothing(record.signature)
-    until = time.monotonic() + seconds
-    futures: list[Future[Tensors]] = []
-    try:
-        for at in range(0, rows, record.max_batch):
-            part = {name: array[at : at + record.max_batch] for name, array in inputs.items()}
-            futures.append(version.infer(part, seconds=seconds, priority=priority))
-        parts = [future.result(max(0.0, until - time.monotonic())) for future in futures]
-    except FutureTimeoutError as error:
-        raise DeadlineExceeded(f"{record.label} did not answer within {seconds:.3g} s.") from error
-    finally:
-        for future in futures:
-            future.cancel()  # those that nobody waits for any more
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _limits(parameters: Mapping[str, Any], timeout: float) -> tuple[float, Priority]:
