@@ -158,7 +158,7 @@ _ALL = (
     Family(
         "nv_inference_request_failure",
         "counter",
-        "Requests refused (REJECTED), and those that the model failed (BACKEND).",
+        "Requests refused (REJECTED), failed by the model (BACKEND), or too late (OTHER).",
         (*_VERSION, "reason"),
     ),
     Family("nv_inference_count", "counter", "Rows run.", _VERSION),
@@ -290,7 +290,7 @@ def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) 
         "recserve_model_duration_seconds": latencies(stats.model_seconds),
         "recserve_queue_length": stats.queued,
         "recserve_running_batches": stats.running,
-        "nv_inference_request_success": max(0, stats.total_seconds.count - stats.runs.failed),
+        "nv_inference_request_success": stats.total_seconds.count,
         "nv_inference_count": rows,
         "nv_inference_exec_count": stats.runs.runs,
         "nv_inference_request_duration_us": (queue + of_rows) * 1e6,
@@ -303,6 +303,7 @@ def _of_version(samples: Samples, labels: tuple[str, str], stats: BatcherStats) 
     failures = samples["nv_inference_request_failure"]
     failures[*labels, "REJECTED"] = stats.rejected
     failures[*labels, "BACKEND"] = stats.runs.failed
+    failures[*labels, "OTHER"] = max(0, stats.failed_seconds.count - stats.runs.failed)
 
 
 def _of_level(samples: Samples, level: str, counts: Mapping[str, Any]) -> None:

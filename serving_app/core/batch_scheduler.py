@@ -67,6 +67,7 @@ class BatchScheduler:
         self._queue_seconds = LatencyHistogram()
         self._model_seconds = LatencyHistogram()
         self._total_seconds = LatencyHistogram()
+        self._failed_seconds = LatencyHistogram()
 
     def submit(
         self,
@@ -163,6 +164,7 @@ class BatchScheduler:
         """Fail the queued works whose deadline has passed."""
         expired = self._queue.expire(now)
         self._expired += len(expired)
+        self._failed_seconds.record_all(now - work.queued_at for work in expired)
         return expired
 
     def take(self, now: float) -> Batch | None:
@@ -197,7 +199,12 @@ class BatchScheduler:
         ran = now - batch.started
         for work in settled:
             work.batch = BatchTimes(batch.size, batch.started - work.queued_at, ran)
-        self._total_seconds.record_all(now - work.queued_at for work in settled)
+        failed_works = [work for work in settled if work.has_failed()]
+        succeeded: Sequence[Work] = settled
+        if failed_works:
+            self._failed_seconds.record_all(now - work.queued_at for work in failed_works)
+            succeeded = [work for work in settled if not work.has_failed()]
+        self._total_seconds.record_all(now - work.queued_at for work in succeeded)
         return settled
 
     def leave(self, batch: Batch, now: float, *, typical: bool = True) -> None:
@@ -229,7 +236,9 @@ class BatchScheduler:
         given_up = []
         for batch in [each for each in self.running if now - each.started > limit]:
             error = InferenceError(f"{self._name} did not answer within {limit:g} s.")
-            given_up.append((batch, self._queue.abandon(batch, error)))
+            works = self._queue.abandon(batch, error)
+            self._failed_seconds.record_all(now - work.queued_at for work in works)
+            given_up.append((batch, works))
             self.running.remove(batch)
             self._abandoned += 1
         return given_up
@@ -247,6 +256,7 @@ class BatchScheduler:
             queue_seconds=self._queue_seconds.counts(),
             model_seconds=self._model_seconds.counts(),
             total_seconds=self._total_seconds.counts(),
+            failed_seconds=self._failed_seconds.counts(),
             rejected_by=dict(sorted(self._rejected.items())),
             expired=self._expired,
             cancelled=self._cancelled,

@@ -34,7 +34,7 @@ class BatcherStats:
     model_seconds: LatencyCounts
     """Of batches."""
     total_seconds: LatencyCounts
-    """From a work's arrival to its result."""
+    """From a work's arrival to its result; those that failed are not in it."""
     rejected_by: dict[str, int] = field(default_factory=dict)
     """Refusals by reason: ``queue_full`` or ``deadline`` (it could not be met)."""
     expired: int = 0
@@ -50,6 +50,10 @@ class BatcherStats:
     pool: PoolCounts = field(default_factory=PoolCounts)
     runs: RunCounts = field(default_factory=RunCounts)
     """Runs of the model, which the engine counts."""
+    failed_seconds: LatencyCounts = field(default_factory=lambda: LatencyCounts({}, 0.0, 0.0))
+    """From a work's arrival to its error: the model's, or that its time was over."""
+    memory: int | None = None
+    """Bytes by which the process grew when the engine was opened; None: that is not known."""
 
     @classmethod
     def merged(cls, parts: Sequence[BatcherStats]) -> BatcherStats:
@@ -81,7 +85,14 @@ class BatcherStats:
             cost_per_row=a,
             pool=_pools([part.pool for part in parts]),
             runs=RunCounts.merged([part.runs for part in parts]),
+            failed_seconds=LatencyCounts.merged(part.failed_seconds for part in parts),
+            memory=_memory([part.memory for part in parts]),
         )
+
+
+def _memory(parts: Sequence[int | None]) -> int | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 def _pools(parts: Sequence[PoolCounts]) -> PoolCounts:

@@ -26,6 +26,7 @@ from serving_app.core.batcher import Batcher, BatcherStats, Instances
 from serving_app.core.features import Layout, Row
 from serving_app.core.outputs import Ranker, ranker_of, read_item_vectors
 from serving_app.core.ranking import read_catalogue
+from serving_app.core.resident import resident_bytes
 from serving_app.core.run_counts import RunCounter
 from serving_app.core.schema_layout import layout_of
 from serving_app.core.tensors import join, part
@@ -154,6 +155,8 @@ class LocalEngine(Generic[Result]):
         self._items = items
         self._finish = finish
         self._runs = RunCounter()
+        self.memory: int | None = None
+        """Bytes by which the process grew when this was opened; None: that is not known."""
         self._batcher: Batcher[_Ranked | Tensors, Result | Tensors] = Batcher(
             self._run,
             name=record.label,
@@ -209,7 +212,9 @@ class LocalEngine(Generic[Result]):
 
     def stats(self) -> BatcherStats:
         """Return what its batcher counted, and the runs of its model."""
-        return dataclasses.replace(self._batcher.stats(), runs=self._runs.counts())
+        return dataclasses.replace(
+            self._batcher.stats(), runs=self._runs.counts(), memory=self.memory
+        )
 
     def close(self) -> None:
         """Finish what is queued, and free the model."""
@@ -313,6 +318,7 @@ def open_engine(
         options=record.framework_options,
         signature=record.signature,
     )
+    before = resident_bytes()
     ranker = _open_ranker(record, store=store, items=items)
     layout = (
         layout_of(record.feature_names, record.feature_schema, record.signature, items=items)
@@ -331,6 +337,9 @@ def open_engine(
         undo.callback(engine.close)
         engine.probe()
         undo.pop_all()
+    after = resident_bytes()
+    if before is not None and after is not None:
+        engine.memory = max(0, after - before)
     return engine
 
 

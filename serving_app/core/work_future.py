@@ -56,6 +56,10 @@ class WorkFuture(Future[Result]):
         """Return whether it was cancelled."""
         return self._state is _CANCELLED
 
+    def has_failed(self) -> bool:
+        """Return whether its outcome is an error."""
+        return self._exception is not None
+
     def running(self) -> bool:
         """Return whether its batch has started and not ended."""
         return self._state is _RUNNING

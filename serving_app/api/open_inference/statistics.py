@@ -54,7 +54,8 @@ def _of(found: Statistics, name: str) -> list[dict[str, Any]]:
 def _version(name: str, number: int, stats: BatcherStats) -> dict[str, Any]:
     runs = stats.runs
     rows, sizes = runs.rows, runs.by_size.items()
-    answered = max(0, stats.total_seconds.count - runs.failed)
+    succeeded, failed = stats.total_seconds, stats.failed_seconds
+    memory = [] if stats.memory is None else [{"type": "CPU", "id": 0, "byte_size": stats.memory}]
     return {
         "name": name,
         "version": str(number),
@@ -62,8 +63,8 @@ def _version(name: str, number: int, stats: BatcherStats) -> dict[str, Any]:
         "inference_count": rows,
         "execution_count": runs.runs,
         "inference_stats": {
-            "success": _duration(answered, stats.total_seconds.total),
-            "fail": _duration(runs.failed + stats.rejected + stats.expired, 0.0),
+            "success": _duration(succeeded.count, succeeded.total),
+            "fail": _duration(failed.count + stats.rejected, failed.total),
             "queue": _duration(stats.queue_seconds.count, stats.queue_seconds.total),
             "compute_input": _duration(rows, sum(n * c.input_seconds for n, c in sizes)),
             "compute_infer": _duration(rows, sum(n * c.infer_seconds for n, c in sizes)),
@@ -73,7 +74,7 @@ def _version(name: str, number: int, stats: BatcherStats) -> dict[str, Any]:
         },
         "response_stats": {},
         "batch_stats": [_batch(size, counts) for size, counts in sizes],
-        "memory_usage": [],
+        "memory_usage": memory,
     }
 
 

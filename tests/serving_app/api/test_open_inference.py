@@ -1,6 +1,7 @@
 """The door at /v2, in process: who may what, every form of refusal, and rubbish of every kind."""
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import logging
@@ -13,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache_app.wiring import get_levels
-from serving_app import access, registration, wiring
+from plugins.frameworks import numpy_linear
+from serving_app import access, process_statistics, registration, wiring
 from serving_app.api.open_inference import door
 from serving_app.api.open_inference.answers import Refused
 from serving_app.api.open_inference.compression import compressed, decompressed
+from serving_app.core.statistics import Statistics
 from serving_app.models import ModelVersion, ServedModel
 from tests.conftest import FEATURES, ITEMS, linear_draft, write_catalogue
 from tests.journeys.conftest import ROOT
@@ -132,6 +135,52 @@ def test_a_token_that_is_none_is_401(client, header, status):
     response = client.get("/v2/models", HTTP_AUTHORIZATION=header)
     assert checked(response)[0] == status
     assert client.get("/v2/health/live", HTTP_AUTHORIZATION=header).status_code == 200
+
+
+@pytest.mark.contract("S10")
+@pytest.mark.usefixtures("live_model")
+def test_statistics_tell_failures_and_memory_of_all_processes(ask, monkeypatch):
+    send = ask("operate")
+
+    def counted():
+        (stats,) = send("GET", "/v2/models/default/stats").json()["model_stats"]
+        return stats
+
+    predict = numpy_linear._Linear.predict
+
+    def failing(self, inputs):
+        if inputs["features"].max() > 5:
+            raise ValueError("too large")
+        return predict(self, inputs)
+
+    monkeypatch.setattr(numpy_linear._Linear, "predict", failing)
+    statuses = [
+        send("POST", INFER, {"inputs": [{**ROW, "data": [1, 2, last]}]}).status_code
+        for last in (3, 9, 3, 9, 9)
+    ]
+    assert statuses == [200, 500, 200, 500, 500]
+    here = counted()
+    ends = here["inference_stats"]
+    assert (ends["success"]["count"], ends["fail"]["count"]) == (2, 3)
+    assert ends["success"]["ns"] > 0 < ends["fail"]["ns"]
+    assert (here["inference_count"], ends["compute_infer"]["count"]) == (2, 2)
+    ((key, memory),) = [(each["type"], each["byte_size"]) for each in here["memory_usage"]]
+    assert (key, here["memory_usage"][0]["id"]) == ("CPU", 0)
+    assert 0 <= memory < 2**30
+
+    # Another process tells the same of an engine of its own.
+    serving = wiring.get_serving()
+    own = process_statistics.own(serving.live, serving.recommender, serving.shadows)
+    version = own.versions["default"][1]
+    (batching,) = version.engines.values()
+    batching = dataclasses.replace(batching, memory=memory + 4096)
+    version = dataclasses.replace(version, engines={"another:1/1": batching})
+    process_statistics.tell("another:1", Statistics(versions={"default": {1: version}}))
+    both = counted()
+    for name in ("success", "fail", "queue"):
+        for what in ("count", "ns"):
+            assert both["inference_stats"][name][what] == 2 * ends[name][what]
+    assert both["memory_usage"] == [{"type": "CPU", "id": 0, "byte_size": 2 * memory + 4096}]
 
 
 @pytest.mark.usefixtures("live_model")

@@ -75,6 +75,29 @@ def test_a_raised_work_goes_with_those_of_its_new_priority():
     assert [run(scheduler) for _ in range(5)] == [[2], ["live"], [0], [1], None]
 
 
+@pytest.mark.contract("S10")
+def test_what_failed_is_counted_apart_with_its_time():
+    scheduler = make(max_batch=2)
+    submit(scheduler, "good")
+    submit(scheduler, "bad")
+    batch = scheduler.take(1.0)
+    submit(scheduler, "late", seconds=4)
+    scheduler.finish(batch, ["good", InferenceError("bad")], now=2.0)
+    scheduler.leave(batch, 2.0)
+    scheduler.expire(4.0)
+    submit(scheduler, "stuck", now=4.0)
+    submit(scheduler, "stuck, too", now=4.0)
+    taken = scheduler.take(4.0)
+    scheduler.abandon(9.0, 4.0)
+    scheduler.finish(taken, taken.payloads(), now=10.0)  # too late for anyone
+    waiting = submit(scheduler, "cancelled", now=9.0)
+    assert scheduler.cancel(waiting)
+    stats = scheduler.stats(PoolCounts())
+    assert (stats.total_seconds.count, stats.total_seconds.total) == (1, 2.0)
+    # 2 s until the model's error, 4 s until its time was over, twice 5 s in a batch that hung
+    assert (stats.failed_seconds.count, stats.failed_seconds.total) == (4, 2.0 + 4.0 + 2 * 5.0)
+
+
 @pytest.mark.contract("S5")
 def test_an_expired_work_is_never_run():
     scheduler = make()
