@@ -30,7 +30,8 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.server import FEATURES, ITEMS, ROOT, SET_UP, bodies, request_bytes
+from benchmarks.contestants import ITEMS, ROOT, SET_UP
+from benchmarks.http_load import FEATURES, bodies, request_bytes
 
 CONNECTIONS, REQUESTS, USERS = 64, 6_400, 200
 
