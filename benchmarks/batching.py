@@ -1,9 +1,10 @@
 """Rows a second by batch size: one call a row, one call a batch, and the batcher at saturation.
 
 The bare loop calls the same framework plugin's model with the same batches in the same process. All
-sides cut the best 100 items of each row, as the engine does; with --no-top-k none does. Rounds of
-the three are interleaved, and medians given. The machine may not be alone, so the efficiency is
-also given by the time of all processors that the process used, which others change less.
+sides cut the best 100 items of each row, as the engine does; with --no-top-k none does. Allocator
+and garbage collector are set as in any process that runs models. Rounds of the three are
+interleaved, and medians given. The machine may not be alone, so the efficiency is also given by the
+time of all processors that the process used, which others change less.
 
 Run: python -m benchmarks.batching [--quick] [--json] [--plot FILE] [--no-top-k] [--items N]
 """
@@ -28,6 +29,8 @@ from plugins.contracts import LoadedModel
 from plugins.frameworks.onnx import Onnx
 from plugins.frameworks.pytorch import PyTorch
 from plugins.frameworks.tensorflow import TensorFlow
+from serving_app.core import collector
+from serving_app.core.allocator import keep_freed_memory
 from serving_app.core.batcher import Batcher
 from serving_app.core.top_k import top_k
 
@@ -150,6 +153,7 @@ def measure(
         rows = [row] * size
         for _ in range(5):
             run(rows)
+        collector.settle()
         single, bare, batched = [], [], []
         for _ in range(rounds):
             single.append(loop(run, [row], seconds))
@@ -194,6 +198,7 @@ def main() -> None:
     parser.add_argument("--no-top-k", action="store_true", help="the model's call alone")
     parser.add_argument("--items", type=int, default=10_000, help="how many the model scores")
     given = parser.parse_args()
+    keep_freed_memory()
     rounds, seconds = (3, 0.1) if given.quick else (9, 0.5)
     results = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ _FURTHEST = 120.0
 _OF_THE_REST = 3 / 7
 """The part of what is kept back that one may use who was told to come: 0.8 of the deadline in all,
 if newcomers have 0.65."""
+_UNBOUNDED = 1 << 62
 _MOST_PROMISES = 131072
 """Promises remembered; those beyond are made in good faith, but not kept in mind."""
 
@@ -182,6 +183,22 @@ class Admission:
             instances=instances,
             key=key,
         )
+
+    def surely(self, seconds: float, *, busy: float, instances: int) -> int:
+        """Return how much may be queued, so that any work of that size at most is accepted.
+
+        It may be less than could be: what takes no time to say is said for a whole batch.
+
+        Args:
+            seconds: Until the works' deadlines.
+            busy: The longest time until an instance is free.
+            instances: How many batches run at once.
+        """
+        cost = self.cost
+        each = cost.a + cost.b / self._max_batch
+        if cost.predict(1) is None or not each:
+            return _UNBOUNDED
+        return int(((self._headroom * seconds - busy) * instances - cost.b) / each)
 
     def come_back(
         self, *, now: float, excess: float, size: int, instances: int, key: Hashable | None

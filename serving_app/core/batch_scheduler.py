@@ -11,15 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from plugins import BatchTimes, InferenceError, ModelNotReady, PoolCounts, Priority, QueueFull
+from plugins import InferenceError, ModelNotReady, PoolCounts, Priority, QueueFull
 from serving_app.core.admission import Admission
 from serving_app.core.batcher_stats import BatcherStats
 from serving_app.core.latency import LatencyHistogram
-from serving_app.core.work_queue import Batch, Work, WorkQueue
+from serving_app.core.work_queue import Batch, LargeWork, Work, WorkQueue
 
 __all__ = ["BatchScheduler"]
 
-_SIZES = tuple(1 << i for i in range(13))
+_MANY = 256
+"""So many durations are counted together."""
+_UNKNOWN, _ASKED = -2, -1
+"""How much may surely be queued is not known; and it is worth finding out, for a second work."""
+_LARGEST = 4096
+"""Batches up to this size are counted by the next power of two."""
 _LONGEST = 1e6
 """Seconds; a deadline beyond is as good as none, and no number to compute with."""
 
@@ -62,14 +67,55 @@ class BatchScheduler:
         self.closed = False
         self._submitted = self._batches = self._failed = self._abandoned = 0
         self._cancelled = self._expired = 0
+        self._sure_size, self._sure_seconds = _UNKNOWN, 0.0
+        """While no more than this is queued, works that have so many seconds are accepted."""
         self._rejected: Counter[str] = Counter()
         self._sizes: Counter[int] = Counter()
         self._queue_seconds = LatencyHistogram()
         self._model_seconds = LatencyHistogram()
         self._total_seconds = LatencyHistogram()
         self._failed_seconds = LatencyHistogram()
+        self._queued: list[float] = []
+        self._ran: list[float] = []
+        self._done: list[float] = []
 
     def submit(
+        self,
+        part: Any,
+        *,
+        now: float,
+        seconds: float,
+        priority: Priority,
+        key: Hashable | None,
+    ) -> Work:
+        """Queue a work of one part that counts 1, and return it.
+
+        Raises:
+            QueueFull: It would find too many waiting, or could not be done in time.
+            ModelNotReady: The batcher is closed.
+        """
+        if (
+            self._queue.live.size < self._sure_size
+            and not priority
+            and self._sure_seconds <= seconds <= _LONGEST
+            and not self.closed
+            and not (key is not None and self._admission.appointments)
+        ):
+            deadline = now + seconds
+        else:
+            deadline = self._admit(1, now, seconds, priority, key)
+            if self._sure_size == _ASKED:
+                self._foresee(min(seconds, _LONGEST))
+            elif self._sure_size == _UNKNOWN:
+                self._sure_size = _ASKED
+        work = Work(
+            self._lock, self._cancel, part, priority=priority, deadline=deadline, queued_at=now
+        )
+        self._queue.push(work)
+        self._submitted += 1
+        return work
+
+    def submit_large(
         self,
         parts: Sequence[Any],
         sizes: Sequence[int] | None,
@@ -80,26 +126,16 @@ class BatchScheduler:
         key: Hashable | None,
         single: bool,
     ) -> Work:
-        """Queue a work, and return it.
-
-        Raises:
-            QueueFull: It would find too many waiting, or could not be done in time.
-            ModelNotReady: The batcher is closed.
-        """
-        if self.closed:
-            raise ModelNotReady(f"{self._name} is shutting down.")
-        seconds = min(seconds, _LONGEST)
-        deadline = now + seconds
+        """Queue any other work, and return it: see `submit`."""
         size = len(parts) if sizes is None else sum(sizes)
-        self._admit(size, now=now, seconds=seconds, priority=priority, key=key)
-        work = Work(
+        work = LargeWork(
             self._lock,
             self._cancel,
             parts,
             sizes,
             single=single,
             priority=priority,
-            deadline=deadline,
+            deadline=self._admit(size, now, seconds, priority, key),
             queued_at=now,
         )
         self._queue.push(work)
@@ -107,9 +143,16 @@ class BatchScheduler:
         return work
 
     def _admit(
-        self, size: int, *, now: float, seconds: float, priority: Priority, key: Hashable | None
-    ) -> None:
-        """Return if a work may be queued. That it must not is found out before it is made."""
+        self, size: int, now: float, seconds: float, priority: Priority, key: Hashable | None
+    ) -> float:
+        """Return the deadline of a work that may be queued.
+
+        That it must not is found out before it is made.
+        """
+        if self.closed:
+            raise ModelNotReady(f"{self._name} is shutting down.")
+        seconds = min(seconds, _LONGEST)
+        deadline = now + seconds
         instances = max(1, self._instances())
         free_in = self._free_in(now, instances)
         if self._queue.waiting(priority) >= self._max_queue:
@@ -128,7 +171,7 @@ class BatchScheduler:
         refusal = self._admission.refusal(
             now=now,
             seconds=seconds,
-            ahead=self._queue.ahead(priority, now + seconds),
+            ahead=self._queue.ahead(priority, deadline),
             size=size,
             free_in=free_in,
             instances=instances,
@@ -140,6 +183,20 @@ class BatchScheduler:
                 f"{self._name} has too much to do to answer within {seconds:.3g} s.",
                 retry_after=refusal,
             )
+        return deadline
+
+    def _foresee(self, seconds: float) -> None:
+        """Find out how much may be queued so that any work is accepted that has so many seconds.
+
+        Until a batch begins or ends, others need not be looked at as closely as the first two.
+        """
+        self._sure_seconds = seconds
+        most = self._admission.surely(
+            seconds,
+            busy=max([each.expected or 0.0 for each in self.running], default=0.0),
+            instances=max(1, self._instances()),
+        )
+        self._sure_size = max(0, min(most, self._max_queue))
 
     def _free_in(self, now: float, instances: int) -> float:
         """Return the seconds until an instance is free, by what its batch is expected to take."""
@@ -151,7 +208,7 @@ class BatchScheduler:
 
     def has_room(self) -> bool:
         """Return whether one more batch may run."""
-        return len(self.running) < max(1, self._instances())
+        return not self.running or len(self.running) < self._instances()
 
     def ready_in(self, now: float) -> float | None:
         """Return the seconds until `take` has a batch, 0 for now; None: nothing is queued."""
@@ -163,8 +220,9 @@ class BatchScheduler:
     def expire(self, now: float) -> list[Work]:
         """Fail the queued works whose deadline has passed."""
         expired = self._queue.expire(now)
-        self._expired += len(expired)
-        self._failed_seconds.record_all(now - work.queued_at for work in expired)
+        if expired:
+            self._expired += len(expired)
+            self._failed_seconds.record_all([now - work.queued_at for work in expired])
         return expired
 
     def take(self, now: float) -> Batch | None:
@@ -172,12 +230,13 @@ class BatchScheduler:
         batch = self._queue.take(now)
         if batch is None:
             return None
-        predicted = self._admission.cost.predict(batch.size)
-        batch.ends = None if predicted is None else now + predicted
+        batch.expected = self._admission.cost.predict(batch.size)
         self.running.append(batch)
+        self._sure_size = _UNKNOWN
         self._batches += 1
-        self._sizes[next((s for s in _SIZES if batch.size <= s), batch.size)] += 1
-        self._queue_seconds.record_all(now - work.queued_at for work in batch.works)
+        rounded = 1 << (batch.size - 1).bit_length()
+        self._sizes[rounded if rounded <= _LARGEST else batch.size] += 1
+        self._queued += [now - work.queued_at for work in batch.works]
         return batch
 
     def finish(
@@ -194,18 +253,27 @@ class BatchScheduler:
         self._failed += failed
         if batch.abandoned:
             return []
-        self._model_seconds.record(now - batch.started)
-        settled = self._queue.finish(batch, results)
-        ran = now - batch.started
-        for work in settled:
-            work.batch = BatchTimes(batch.size, batch.started - work.queued_at, ran)
+        settled = self._queue.finish(batch, results, now)
+        self._ran.append(now - batch.started)
         failed_works = [work for work in settled if work.has_failed()]
-        succeeded: Sequence[Work] = settled
         if failed_works:
-            self._failed_seconds.record_all(now - work.queued_at for work in failed_works)
-            succeeded = [work for work in settled if not work.has_failed()]
-        self._total_seconds.record_all(now - work.queued_at for work in succeeded)
+            self._failed_seconds.record_all([now - work.queued_at for work in failed_works])
+            self._done += [now - work.queued_at for work in settled if not work.has_failed()]
+        else:
+            self._done += [now - work.queued_at for work in settled]
+        if len(self._done) >= _MANY or len(self._ran) >= _MANY:
+            self._record()
         return settled
+
+    def _record(self) -> None:
+        """Count what was put aside."""
+        for seconds, histogram in (
+            (self._queued, self._queue_seconds),
+            (self._ran, self._model_seconds),
+            (self._done, self._total_seconds),
+        ):
+            histogram.record_all(seconds)
+            seconds.clear()
 
     def leave(self, batch: Batch, now: float, *, typical: bool = True) -> None:
         """Let the next batch run: the results of this one have been handed out, too.
@@ -218,6 +286,7 @@ class BatchScheduler:
         if batch.abandoned:
             return
         self.running.remove(batch)
+        self._sure_size = _UNKNOWN
         if typical:
             self._admission.cost.observe(batch.size, now - batch.started)
 
@@ -236,8 +305,8 @@ class BatchScheduler:
         given_up = []
         for batch in [each for each in self.running if now - each.started > limit]:
             error = InferenceError(f"{self._name} did not answer within {limit:g} s.")
-            works = self._queue.abandon(batch, error)
-            self._failed_seconds.record_all(now - work.queued_at for work in works)
+            works = self._queue.abandon(batch, error, now)
+            self._failed_seconds.record_all([now - work.queued_at for work in works])
             given_up.append((batch, works))
             self.running.remove(batch)
             self._abandoned += 1
@@ -245,6 +314,7 @@ class BatchScheduler:
 
     def stats(self, pool: PoolCounts) -> BatcherStats:
         """Return what was counted so far."""
+        self._record()
         return BatcherStats(
             submitted=self._submitted,
             rejected=self._rejected.total(),
@@ -273,8 +343,8 @@ def _rest(batch: Batch, now: float) -> float:
     One that is late may take as long again as it is late, but no longer than it should have taken:
     a process that was not let run for a while is no reason to refuse anyone.
     """
-    if batch.ends is None:
+    expected = batch.expected
+    if expected is None:
         return 0.0
-    if batch.ends >= now:
-        return batch.ends - now
-    return min(now - batch.ends, batch.ends - batch.started)
+    late = now - batch.started - expected
+    return -late if late <= 0 else min(late, expected)

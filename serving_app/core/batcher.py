@@ -51,10 +51,11 @@ class Instances:
         """Return how many there are."""
         return self._model if isinstance(self._model, int) else self._model.instances
 
-    def queued(self, seconds: float) -> None:
-        """Tell how long the oldest work of a batch was queued."""
+    def begins(self, batch: Batch) -> None:
+        """Tell the pool how long the oldest work of a batch was queued."""
         if self._elastic:
-            self._elastic.queued(seconds)
+            oldest = min([work.queued_at for work in batch.works])
+            self._elastic.queued(batch.started - oldest)
 
     def tend(self) -> None:
         """Let idle ones be freed, and missing ones be loaded."""
@@ -154,8 +155,24 @@ class Batcher(Generic[Part, Result]):
             QueueFull: Too many works wait, or they leave too little time for this one.
             ModelNotReady: The batcher is closed.
         """
-        sizes = None if size == 1 else (size,)
-        return self._submit((part,), sizes, seconds, priority, key, single=True)
+        with self._lock:
+            scheduler, now = self._scheduler, self._clock()
+            work: Work
+            if size == 1:
+                work = scheduler.submit(part, now=now, seconds=seconds, priority=priority, key=key)
+            else:
+                work = scheduler.submit_large(
+                    (part,),
+                    (size,),
+                    now=now,
+                    seconds=seconds,
+                    priority=priority,
+                    key=key,
+                    single=True,
+                )
+            if self._idle and scheduler.has_room():
+                self._wake.notify()
+        return work
 
     def submit_many(
         self,
@@ -173,30 +190,15 @@ class Batcher(Generic[Part, Result]):
         """
         if not parts:
             raise ValueError("a work has at least one part")
-        return cast(
-            "Future[list[Result]]",
-            self._submit(tuple(parts), sizes, seconds, priority, key, single=False),
-        )
-
-    def _submit(
-        self,
-        parts: Sequence[Part],
-        sizes: Sequence[int] | None,
-        seconds: float,
-        priority: Priority,
-        key: Hashable | None,
-        *,
-        single: bool,
-    ) -> Future[Any]:
         with self._lock:
-            work = self._scheduler.submit(
-                parts,
+            work = self._scheduler.submit_large(
+                tuple(parts),
                 sizes,
                 now=self._clock(),
                 seconds=seconds,
                 priority=priority,
                 key=key,
-                single=single,
+                single=False,
             )
             if self._idle and self._scheduler.has_room():
                 self._wake.notify()
@@ -274,13 +276,17 @@ class Batcher(Generic[Part, Result]):
             done = batch
             if batch is None:
                 continue
-            self._instances.queued(batch.started - min(work.queued_at for work in batch.works))
-            results, runs = self._results(batch, batch.payloads())
+            self._instances.begins(batch)
+            results, runs = self._results(batch, batch.payloads)
             typical = runs == 1
             with self._lock:
                 settled = self._scheduler.finish(batch, results, now=self._clock(), failed=runs > 1)
-            for work in settled:
-                work.announce()
+                batch.forget()
+            # Whoever is told is let go at once, so that what comes next finds room in the cache.
+            del results
+            settled.reverse()
+            while settled:
+                settled.pop().announce()
 
     def _next(self, expired: list[Work]) -> Batch | None:
         """Wait for a batch; None: the batcher is closed, or there are expired works to announce."""

@@ -42,8 +42,24 @@ class CostModel:
         self.observations += 1
         if self.observations > _ENOUGH:
             seconds = self._clipped(self.b + self.a * size, seconds)
-        self._add(size, seconds)
-        self._fit()
+        # The weighted sums, and what solves them: the flatter the sizes, the closer to the last
+        # proportion.
+        weight = self._weight = self._weight * _FORGET + 1
+        n = self._n = self._n * _FORGET + size
+        t = self._t = self._t * _FORGET + seconds
+        nn = self._nn = self._nn * _FORGET + size * size
+        nt = self._nt = self._nt * _FORGET + size * seconds
+        n, t = n / weight, t / weight
+        variance = nn / weight - n * n
+        if variance < 0:
+            variance = 0.0
+        before = self.b + self.a * n
+        prior = self.a * t / before if before else 0.0
+        pull = 0.01 * n * n
+        slope = (nt / weight - n * t + pull * prior) / (variance + pull)
+        most = t / n
+        self.a = a = 0.0 if slope < 0 else min(slope, most)
+        self.b = t - a * n if t > a * n else 0.0
 
     def predict(self, size: int) -> float | None:
         """Return the seconds that a batch is expected to take; None: too few ran yet."""
@@ -59,7 +75,7 @@ class CostModel:
         """Return what an observation counts as; forget much if the model has changed."""
         deviation = (seconds - expected) / expected if expected else 0.0
         wide = _WIDE * self._deviation
-        if abs(deviation) <= wide:
+        if -wide <= deviation <= wide:
             self._one_side = 0
         else:
             side = 1 if deviation > 0 else -1
@@ -72,25 +88,6 @@ class CostModel:
         self._deviation += (1 - _FORGET) * (min(abs(deviation), 1.0) - self._deviation)
         self._deviation = max(self._deviation, 0.05)
         return expected * (1 + deviation)
-
-    def _add(self, size: int, seconds: float) -> None:
-        self._weight = self._weight * _FORGET + 1
-        self._n = self._n * _FORGET + size
-        self._t = self._t * _FORGET + seconds
-        self._nn = self._nn * _FORGET + size * size
-        self._nt = self._nt * _FORGET + size * seconds
-
-    def _fit(self) -> None:
-        """Solve for ``a`` and ``b``; the flatter the sizes, the closer to the last proportion."""
-        n, t = self._n / self._weight, self._t / self._weight
-        variance = max(0.0, self._nn / self._weight - n * n)
-        covariance = self._nt / self._weight - n * t
-        before = self.b + self.a * n
-        prior = self.a * t / before if before else 0.0
-        pull = 0.01 * n * n
-        slope = (covariance + pull * prior) / (variance + pull)
-        self.a = max(0.0, min(slope, t / n))
-        self.b = max(0.0, t - self.a * n)
 
     @staticmethod
     def mean(parts: Iterable[tuple[float, float, int]]) -> tuple[float, float]:

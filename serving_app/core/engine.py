@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from plugins import ArtifactRejected, HostedModel, InferenceError, ModelSpec, Priority, Tensors
 from plugins.registry import PluginRegistry
 from serving_app.core.admission import Admission
+from serving_app.core.allocator import keep_freed_memory
 from serving_app.core.artifacts import digest, locate
 from serving_app.core.batcher import Batcher, BatcherStats, Instances
 from serving_app.core.features import Layout, Row
@@ -117,8 +117,7 @@ _began = secrets.token_hex(4)
 """Tells the engines of this process from those of another that had its id before."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranked:
+class _Ranked(NamedTuple):
     """One queued request: its feature row, and how deep its ranking must go."""
 
     row: Row
@@ -225,15 +224,11 @@ class LocalEngine(Generic[Result]):
     def _run(self, works: Sequence[_Ranked | Tensors]) -> list[Result | Tensors | Exception]:
         """Return the results of a batch. Runs on a batcher thread."""
         try:
-            results = self._results(works, self._runs)
+            return self._results(works, self._runs)
         except Exception:
             if len(works) == 1:  # of several, the batcher will try each
                 self._runs.failed(1)
             raise
-        failed = sum(isinstance(result, Exception) for result in results)
-        if failed:
-            self._runs.failed(failed)
-        return results
 
     def _results(
         self, works: Sequence[_Ranked | Tensors], runs: RunCounter
@@ -257,13 +252,17 @@ class LocalEngine(Generic[Result]):
         started = time.perf_counter()
         outputs = self._hosted.run(inputs)
         ended = time.perf_counter()
-        best = self._ranker.best(outputs, len(works), max(work.depth for work in works))
+        best = self._ranker.best(outputs, len(works), max([work.depth for work in works]))
         results: list[Result | Tensors | Exception] = [
-            self._finish(best.positions[i, : work.depth], best.scores[i, : work.depth])
-            if best.sound[i]
+            self._finish(positions[: work.depth], scores[: work.depth])
+            if sound
             else InferenceError(best.problem)
-            for i, work in enumerate(works)
+            for work, positions, scores, sound in zip(
+                works, best.positions, best.scores, best.sound.tolist(), strict=True
+            )
         ]
+        if not best.sound.all():
+            runs.failed(len(works) - int(np.count_nonzero(best.sound)))
         runs.ran(len(works), at=(begin, started, ended, time.perf_counter()))
         return results
 
@@ -325,6 +324,7 @@ def open_engine(
         if ranker is not None
         else None
     )
+    keep_freed_memory()
     framework = registry.frameworks.create(record.framework, record.framework_options)
     executor = registry.executors.create(record.executor, record.executor_options)
     hosted = executor.host(spec, lambda: framework.load(spec))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import bisect
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 _PER_DECADE = 20
 BOUNDS: tuple[float, ...] = tuple(
     1e-6 * 10 ** (i / _PER_DECADE) for i in range(8 * _PER_DECADE + 1)
 )
 """Upper bounds in seconds, 1 µs to 100 s; 20 per decade keeps a quantile within 12 %."""
+_BOUNDS = np.array(BOUNDS)
+_MANY = 256
+"""So many durations are counted together."""
+_AT_FIRST = 20
+"""The moving average of so many is their mean."""
+_FORGET = 0.95
+"""What a value still weighs in the moving average when the next one comes."""
+_WEIGHTS = (1 - _FORGET) * _FORGET ** np.arange(_MANY - 1, -1, -1)
+"""Of the last values; those before weigh nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +74,18 @@ class LatencyCounts:
 
 
 class LatencyHistogram:
-    """Counts durations. Any thread may record."""
+    """Counts durations. Any thread may record.
+
+    They are put aside first, and counted together: when there are many, or when someone looks.
+    """
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(BOUNDS) + 1)
+        self._counts = np.zeros(len(BOUNDS) + 1, dtype=np.int64)
         self._sum = 0.0
         self._average = 0.0
         self._count = 0
+        self._fresh: list[float] = []
+        """Not counted yet, in order."""
         self._lock = threading.Lock()
 
     def record(self, seconds: float) -> None:
@@ -79,21 +94,33 @@ class LatencyHistogram:
 
     def record_all(self, durations: Iterable[float]) -> None:
         """Count several durations, in order."""
-        counts, bucket_of, bounds = self._counts, bisect.bisect_left, BOUNDS
         with self._lock:
-            total, count, average = self._sum, self._count, self._average
-            for seconds in durations:
-                counts[bucket_of(bounds, seconds)] += 1
-                total += seconds
-                count += 1
-                average += (seconds - average) * (0.05 if count > 20 else 1 / count)
-            self._sum, self._count, self._average = total, count, average
+            self._fresh += durations
+            if len(self._fresh) >= _MANY:
+                self._count_fresh()
 
     def counts(self) -> LatencyCounts:
         """Return what was counted so far."""
         with self._lock:
-            buckets = {bucket: n for bucket, n in enumerate(self._counts) if n}
+            self._count_fresh()
+            buckets = {bucket: n for bucket, n in enumerate(self._counts.tolist()) if n}
             return LatencyCounts(buckets, self._sum, self._average)
+
+    def _count_fresh(self) -> None:
+        """Count what was put aside."""
+        first = min(max(0, _AT_FIRST - self._count), len(self._fresh))
+        for seconds in self._fresh[:first]:
+            self._count += 1
+            self._average += (seconds - self._average) / self._count
+        fresh = np.array(self._fresh)
+        self._fresh.clear()
+        self._counts += np.bincount(np.searchsorted(_BOUNDS, fresh), minlength=len(self._counts))
+        self._sum += float(fresh.sum())
+        self._count += len(fresh) - first
+        last = fresh[first:][-len(_WEIGHTS) :]
+        if len(last):
+            self._average *= _FORGET ** len(last)
+            self._average += float(_WEIGHTS[-len(last) :] @ last)
 
 
 def _quantile(buckets: Mapping[int, int], count: int, q: float) -> float:

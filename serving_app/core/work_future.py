@@ -36,15 +36,19 @@ class WorkFuture(Future[Result]):
             is called without.
     """
 
-    _state = _PENDING
-    _result: Any = None
+    # What every future has is in slots; what few have is a default of the class until it is set.
+    __slots__ = ("_callback", "_lock", "_result", "_state")
+
     _exception: BaseException | None = None
-    _callbacks: list[Callable[[Future[Result]], object]] | None = None
+    _more_callbacks: list[Callable[[Future[Result]], object]] | None = None
     _own_condition: threading.Condition | None = None
 
     def __init__(self, lock: threading.Lock) -> None:
         # Not Future's: the condition that it makes costs more than all the rest.
         self._lock = lock
+        self._state = _PENDING
+        self._result: Any = None
+        self._callback: Callable[[Future[Result]], object] | None = None
 
     # --- Who waits -----------------------------------------------------------------------------
 
@@ -99,11 +103,13 @@ class WorkFuture(Future[Result]):
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
         """Call ``fn`` with this future when it is done: on the thread that settles it, or now."""
         with self._lock:
-            if not self.done():
-                if self._callbacks is None:
-                    self._callbacks = [fn]
+            if self._state is _PENDING or self._state is _RUNNING:
+                if self._callback is None:
+                    self._callback = fn
+                elif self._more_callbacks is None:
+                    self._more_callbacks = [fn]
                 else:
-                    self._callbacks.append(fn)
+                    self._more_callbacks.append(fn)
                 return
         self._call(fn)
 
@@ -125,7 +131,9 @@ class WorkFuture(Future[Result]):
     def settle(self, result: Any, error: BaseException | None = None) -> None:
         """Set the outcome. Called with the lock held; `announce` must follow without it."""
         assert self._state is _RUNNING or self._state is _PENDING, "a work is settled once"
-        self._result, self._exception = result, error
+        self._result = result
+        if error is not None:
+            self._exception = error
         self._state = _FINISHED
 
     def settle_cancelled(self) -> None:
@@ -146,8 +154,16 @@ class WorkFuture(Future[Result]):
                     else:
                         waiter.add_result(self)
                 condition.notify_all()
-        if self._callbacks is not None:
-            callbacks, self._callbacks = self._callbacks, None
+        callback = self._callback
+        if callback is not None:
+            self._callback = None
+            try:  # not `_call`: most have one, and a call costs as much as the rest
+                callback(self)
+            except Exception:
+                logger.exception("A callback of %r failed", self)
+        callbacks = self._more_callbacks
+        if callbacks is not None:
+            self._more_callbacks = None
             for callback in callbacks:
                 self._call(callback)
 

@@ -17,14 +17,74 @@ from typing import Any
 from plugins import BatchTimes, DeadlineExceeded, Priority
 from serving_app.core.work_future import WorkFuture
 
-__all__ = ["Batch", "Work", "WorkQueue"]
+__all__ = ["Batch", "LargeWork", "Work", "WorkQueue"]
 
 _SLOTS_PER_SECOND = 64
 """How finely queued work is summed by deadline."""
+_tickets = itertools.count(1)
 
 
 class Work(WorkFuture[Any]):
-    """One submitted work: its parts, when it is due, and the future of its result.
+    """One submitted work, as most are: one part that counts 1, and the future of its result.
+
+    Args:
+        lock: The batcher's.
+        cancel: Cancels it; the batcher's.
+        part: What is run.
+        priority: What goes first when not everything can.
+        deadline: Monotonic instant after which the result is of no use.
+        queued_at: Monotonic instant of its submission.
+    """
+
+    __slots__ = ("_cancel", "deadline", "in_order", "part", "priority", "queued_at", "run")
+
+    ticket = 0
+    """Which of its places beside the line counts; 0: none does."""
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        cancel: Callable[[Work], bool],
+        part: Any,
+        *,
+        priority: Priority,
+        deadline: float,
+        queued_at: float,
+    ) -> None:
+        WorkFuture.__init__(self, lock)  # `super()` takes twice the time
+        self._cancel = cancel
+        self.part = part
+        self.priority = priority
+        self.deadline = deadline
+        self.queued_at = queued_at
+        self.in_order = False
+        """Whether its place in the line counts."""
+        self.run: tuple[int, float, float] | None = None
+        """Size, start and end of the batch that settled it."""
+
+    @property
+    def batch(self) -> BatchTimes | None:
+        """What a caller may know of the batch that settled it."""
+        if self.run is None:
+            return None
+        size, started, ended = self.run
+        return BatchTimes(size, started - self.queued_at, ended - started)
+
+    def cancel(self) -> bool:
+        """Take it out of the queue, and return whether it was cancelled: parts of it waited."""
+        return self._cancel(self)
+
+    def waits(self) -> bool:
+        """Return whether parts of it are queued."""
+        return not self.running() and not self.done()
+
+    def size(self) -> int:
+        """Return what its queued parts count together."""
+        return 1
+
+
+class LargeWork(Work):
+    """A work of several parts, or of one that counts more than 1.
 
     Args:
         lock: The batcher's.
@@ -37,16 +97,7 @@ class Work(WorkFuture[Any]):
         queued_at: Monotonic instant of its submission.
     """
 
-    ticket = 0
-    """Which of its entries in the queue counts: it may have left others behind."""
-    started = 0
-    """How many parts have been put into batches."""
-    results: list[Any] | None = None
-    """Of the parts, once one of several has one."""
-    missing = 0
-    """How many parts have no result, from then on."""
-    batch: BatchTimes | None = None
-    """Of the batch that settled it."""
+    __slots__ = ("missing", "parts", "results", "single", "sizes", "started")
 
     def __init__(
         self,
@@ -60,20 +111,17 @@ class Work(WorkFuture[Any]):
         deadline: float,
         queued_at: float,
     ) -> None:
-        super().__init__(lock)
-        self._cancel = cancel
+        super().__init__(
+            lock, cancel, None, priority=priority, deadline=deadline, queued_at=queued_at
+        )
         self.parts = parts
         self.sizes = sizes
         self.single = single
-        self.priority = priority
-        self.deadline = deadline
-        self.queued_at = queued_at
-        self.lone = single and sizes is None
-        """Whether it is one part that counts 1, as most are."""
-
-    def cancel(self) -> bool:
-        """Take it out of the queue, and return whether it was cancelled: parts of it waited."""
-        return self._cancel(self)
+        self.started = 0
+        """How many parts have been put into batches."""
+        self.results: list[Any] = [None] * len(parts)
+        self.missing = len(parts)
+        """How many parts have no result."""
 
     def waits(self) -> bool:
         """Return whether parts of it are queued."""
@@ -91,65 +139,113 @@ class Work(WorkFuture[Any]):
 
 
 class Batch:
-    """Parts of works that run together."""
+    """Parts of works that run together.
 
-    __slots__ = ("abandoned", "ends", "parts", "size", "started", "works")
+    Args:
+        started: Monotonic instant.
+    """
 
-    def __init__(self, works: list[Work], parts: list[int], size: int, started: float) -> None:
-        self.works = works
+    __slots__ = ("abandoned", "expected", "numbers", "payloads", "size", "started", "works")
+
+    def __init__(self, started: float) -> None:
+        self.works: list[Work] = []
         """The work of each part."""
-        self.parts = parts
+        self.payloads: list[Any] = []
+        """What is to be run: the parts."""
+        self.numbers: list[int] = []
         """Each part's number within its work."""
-        self.size = size
+        self.size = 0
         """What the parts count together."""
         self.started = started
-        self.ends: float | None = None
-        """When it is expected to end, if that can be said."""
+        self.expected: float | None = None
+        """The seconds that it is expected to take, if that can be said."""
         self.abandoned = False
         """Whether it took too long, so that nobody waits for it any more."""
 
-    def payloads(self) -> list[Any]:
-        """Return what is to be run."""
-        return [work.parts[i] for work, i in zip(self.works, self.parts, strict=True)]
+    def add(self, work: Work, part: Any, number: int, size: int) -> None:
+        """Add a part of a work."""
+        self.works.append(work)
+        self.payloads.append(part)
+        self.numbers.append(number)
+        self.size += size
+
+    def forget(self) -> None:
+        """Let go of the works, once they are settled."""
+        self.works, self.payloads, self.numbers = [], [], []
 
 
 class _Lane:
-    """The queued works of one priority, earliest deadline first."""
+    """The queued works of one priority, earliest deadline first.
+
+    Most come in the order of their deadlines, and stand in line; the others are in a heap beside.
+    """
 
     def __init__(self) -> None:
-        self.entries: list[tuple[float, int, Work]] = []
+        self.line: deque[Work] = deque()
+        """In the order of their deadlines; those that are not `in_order` have left."""
+        self.beside: list[tuple[float, int, Work]] = []
+        """A heap; of those whose ticket is another the work has left."""
         self.works = 0
         self.size = 0
         self.stale = 0
+        """How many places, in line and beside, count no more."""
         self.latest = float("-inf")
-        """No queued work is due after this."""
+        """If any are queued, none is due after this."""
         self.by_slot: dict[int, int] = {}
         """Sizes summed by deadline, a slot each 1/64 s."""
 
     def add(self, work: Work) -> None:
-        """Queue a work."""
+        """Queue a work that was never queued before."""
+        line, deadline = self.line, work.deadline
+        if line and deadline < line[-1].deadline:
+            self.add_beside(work)
+            return
+        work.in_order = True
+        line.append(work)
+        if deadline > self.latest or not self.works:
+            self.latest = deadline
+        self.works += 1
+        slot, size = int(deadline * _SLOTS_PER_SECOND), work.size()
+        self.size += size
+        self.by_slot[slot] = self.by_slot.get(slot, 0) + size
+
+    def add_beside(self, work: Work) -> None:
+        """Queue a work out of order, or one that may have an old place in line."""
         self.put_back(work)
         self.works += 1
-        self.resize(work, 1 if work.lone else work.size())
+        self.resize(work, work.size())
 
     def put_back(self, work: Work) -> None:
-        """Give a work an entry."""
-        deadline = work.deadline
-        heapq.heappush(self.entries, (deadline, work.ticket, work))
-        self.latest = max(self.latest, deadline)
+        """Give a work a place beside the line."""
+        work.ticket = next(_tickets)
+        heapq.heappush(self.beside, (work.deadline, work.ticket, work))
+        self.latest = max(self.latest, work.deadline)
 
-    def pop_lone(self, most: int) -> list[Work]:
-        """Start and return the works that are due first, as long as they are lone ones."""
-        entries, started = self.entries, list[Work]()
+    def pop_lone(self, batch: Batch, most: int) -> None:
+        """Move the works that are due first into a batch, as long as they are of one part, in line.
+
+        Args:
+            batch: Where to.
+            most: The most that the batch may count then.
+        """
+        line, until = self.line, float("inf")
+        if self.beside:
+            until = self.beside[0][0]
+        room = most - batch.size
+        before = len(batch.works)
+        works, payloads = batch.works, batch.payloads
         slot = count = 0
-        while entries and len(started) < most:
-            deadline, ticket, work = entries[0]
-            if work.ticket == ticket:
-                if not work.lone:
+        while room and line:
+            work = line[0]
+            if work.in_order:
+                deadline = work.deadline
+                if deadline > until or isinstance(work, LargeWork):
                     break
-                work.ticket, work.started = -1, 1
+                work.in_order = False
                 work.start()
-                started.append(work)
+                works.append(work)
+                payloads.append(work.part)
+                room -= 1
                 at = int(deadline * _SLOTS_PER_SECOND)
                 if at != slot:
                     self._resize(slot, -count)
@@ -157,10 +253,21 @@ class _Lane:
                 count += 1
             else:
                 self.stale -= 1
-            heapq.heappop(entries)
+            line.popleft()
         self._resize(slot, -count)
-        self.works -= len(started)
-        return started
+        moved = len(works) - before
+        batch.numbers += [0] * moved
+        batch.size += moved
+        self.works -= moved
+
+    def pop(self, work: Work) -> None:
+        """Take out the place of the work that is first."""
+        if work.in_order:
+            work.in_order = False
+            self.line.popleft()
+        else:
+            work.ticket = 0
+            heapq.heappop(self.beside)
 
     def resize(self, work: Work, size: int) -> None:
         """Add to what a work counts."""
@@ -177,26 +284,31 @@ class _Lane:
             del self.by_slot[slot]
 
     def remove(self, work: Work) -> None:
-        """Forget a work whose entry stays, to be skipped, or thrown out with many others."""
+        """Forget a work whose place stays, to be skipped, or thrown out with many others."""
         self.works -= 1
         self.resize(work, -work.size())
-        work.ticket = -1
+        work.in_order = False
+        work.ticket = 0
         self.stale += 1
-        if self.stale > 64 and self.stale * 2 > len(self.entries):
-            self.entries = [entry for entry in self.entries if entry[2].ticket == entry[1]]
-            heapq.heapify(self.entries)
+        if self.stale > 64 and self.stale * 2 > len(self.line) + len(self.beside):
+            self.line = deque(work for work in self.line if work.in_order)
+            self.beside = [place for place in self.beside if place[2].ticket == place[1]]
+            heapq.heapify(self.beside)
             self.stale = 0
 
     def first(self) -> Work | None:
         """Return the work that is due first."""
-        entries = self.entries
-        while entries:
-            _, ticket, work = entries[0]
-            if work.ticket == ticket:
-                return work
-            heapq.heappop(entries)
+        line, beside = self.line, self.beside
+        while line and not line[0].in_order:
+            line.popleft()
             self.stale -= 1
-        self.latest = float("-inf")
+        while beside and beside[0][2].ticket != beside[0][1]:
+            heapq.heappop(beside)
+            self.stale -= 1
+        if beside and not (line and line[0].deadline <= beside[0][0]):
+            return beside[0][2]
+        if line:
+            return line[0]
         return None
 
     def due_by(self, deadline: float) -> int:
@@ -221,7 +333,7 @@ class WorkQueue:
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._lanes = [_Lane() for _ in Priority]
-        self._tickets = itertools.count(1)
+        self.live = self._lanes[Priority.LIVE]
         self._arrivals: deque[Work] = deque()
         """In order of arrival; kept only if batches wait."""
 
@@ -241,7 +353,6 @@ class WorkQueue:
 
     def push(self, work: Work) -> None:
         """Queue a work."""
-        work.ticket = next(self._tickets)
         self._lanes[work.priority].add(work)
         if self._max_wait:
             self._forget_arrivals()
@@ -254,8 +365,7 @@ class WorkQueue:
         self._lanes[work.priority].remove(work)
         work.priority = priority = min(priority, work.priority)
         work.deadline = max(deadline, work.deadline)
-        work.ticket = next(self._tickets)
-        self._lanes[priority].add(work)
+        self._lanes[priority].add_beside(work)
         return True
 
     def cancel(self, work: Work) -> bool:
@@ -270,7 +380,7 @@ class WorkQueue:
         """Fail the works whose deadline has passed, and return them."""
         expired = []
         for lane in self._lanes:
-            while (work := lane.first()) is not None and work.deadline <= now:
+            while lane.works and (work := lane.first()) is not None and work.deadline <= now:
                 self._drop(work)
                 work.settle(None, DeadlineExceeded(f"{self._name} had no time for it in time."))
                 expired.append(work)
@@ -278,7 +388,8 @@ class WorkQueue:
 
     def ready_at(self) -> float | None:
         """Return the instant from which `take` returns a batch; None: nothing is queued."""
-        size = sum(lane.size for lane in self._lanes)
+        live, refresh, warm_up = self._lanes
+        size = live.size + refresh.size + warm_up.size
         if not size:
             return None
         if not self._max_wait or size >= self._max_batch:
@@ -288,34 +399,37 @@ class WorkQueue:
 
     def take(self, now: float) -> Batch | None:
         """Return what runs next: the most urgent works, as many as fit. Call `expire` before."""
-        batch = Batch([], [], 0, now)
+        batch = Batch(now)
         share = max(1, self._max_batch // 2)
         for lane in self._lanes:
-            large: list[Work] = []
+            if not lane.works:
+                continue
+            large: list[LargeWork] = []
             while batch.size < self._max_batch and (work := lane.first()) is not None:
-                if work.lone:
-                    works = lane.pop_lone(self._max_batch - batch.size)
-                    batch.works += works
-                    batch.parts += [0] * len(works)
-                    batch.size += len(works)
-                    continue
-                if not self._fill(batch, work, lane, share):
-                    break
-                if work.waits():
-                    # A work of many parts leaves half of each batch to others, if there are any.
-                    heapq.heappop(lane.entries)
-                    large.append(work)
+                if isinstance(work, LargeWork):
+                    if not self._fill(batch, work, lane, share):
+                        break
+                    lane.pop(work)
+                    if work.waits():
+                        # It leaves half of each batch to others, if there are any.
+                        large.append(work)
+                elif work.in_order:
+                    lane.pop_lone(batch, self._max_batch)
+                else:
+                    lane.pop(work)
+                    lane.works -= 1
+                    lane.resize(work, -1)
+                    work.start()
+                    batch.add(work, work.part, 0, 1)
             for work in large:
                 self._fill(batch, work, lane, self._max_batch)
                 if work.waits():
                     lane.put_back(work)
-                else:
-                    lane.stale -= 1  # its entry is gone already
             if lane.size:
                 break
         return batch if batch.works else None
 
-    def _fill(self, batch: Batch, work: Work, lane: _Lane, most: int) -> bool:
+    def _fill(self, batch: Batch, work: LargeWork, lane: _Lane, most: int) -> bool:
         """Move parts of a work into a batch, ``most`` together; return whether any fitted."""
         taken = 0
         while work.started < len(work.parts):
@@ -327,50 +441,48 @@ class WorkQueue:
             if not work.started:
                 work.start()
             lane.resize(work, -size)
-            batch.works.append(work)
-            batch.parts.append(work.started)
-            batch.size += size
+            batch.add(work, work.parts[work.started], work.started, size)
             taken += size
             work.started += 1
         if work.started == len(work.parts) and taken:
             lane.works -= 1
-            work.ticket = -1
-            lane.stale += 1
         return taken > 0
 
-    def finish(self, batch: Batch, results: Sequence[Any]) -> list[Work]:
+    def finish(self, batch: Batch, results: Sequence[Any], now: float) -> list[Work]:
         """Give the parts their results; return the works that are settled by that.
 
         Args:
             batch: What was taken.
             results: One for each part, in order; an exception fails its work alone.
+            now: When the model was done.
         """
+        run = (batch.size, batch.started, now)
         settled = []
-        for work, part, result in zip(batch.works, batch.parts, results, strict=True):
-            if work.done():
-                continue  # cancelled, expired or failed by another part, or abandoned
+        for work, number, result in zip(batch.works, batch.numbers, results, strict=True):
             if isinstance(result, Exception):
+                if work.done():
+                    continue  # cancelled, expired, abandoned, or failed by another part
                 if work.waits():
                     self._drop(work)
                 work.settle(None, result)
-            elif work.single:
-                work.settle(result)
-            else:
-                if work.results is None:
-                    work.results = [None] * len(work.parts)
-                    work.missing = len(work.parts)
-                work.results[part] = result
+            elif isinstance(work, LargeWork):
+                if work.done():
+                    continue
+                work.results[number] = result
                 work.missing -= 1
                 if work.missing:
                     continue
-                work.settle(work.results)
+                work.settle(work.results[0] if work.single else work.results)
+            else:
+                work.settle(result)
+            work.run = run
             settled.append(work)
         return settled
 
-    def abandon(self, batch: Batch, error: Exception) -> list[Work]:
+    def abandon(self, batch: Batch, error: Exception, now: float) -> list[Work]:
         """Fail all of a batch that nobody waits for any longer; return its works."""
         batch.abandoned = True
-        return self.finish(batch, [error] * len(batch.works))
+        return self.finish(batch, [error] * len(batch.works), now)
 
     def _forget_arrivals(self) -> None:
         """Keep only those from the oldest on that waits."""

@@ -139,13 +139,11 @@ class Client:
         self.returned += back
         try:
             self.scheduler.submit(
-                (key,),
-                None,
+                key,
                 now=now,
                 seconds=SECONDS,
                 priority=Priority.LIVE,
                 key=key,
-                single=True,
             )
         except QueueFull as refusal:
             self.refused += not back
@@ -171,7 +169,7 @@ class Client:
             self.add(now + took, "end", batch)
 
     def end(self, now, batch):
-        for work in self.scheduler.finish(batch, batch.payloads(), now=now):
+        for work in self.scheduler.finish(batch, batch.payloads, now=now):
             self.good += now <= work.deadline
             self.waits.append(now - work.queued_at)
         self.scheduler.leave(batch, now)

@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from plugins import DeadlineExceeded, InferenceError, ModelNotReady, PoolCounts, Priority, QueueFull
 from serving_app.core.admission import Admission
 from serving_app.core.batch_scheduler import BatchScheduler
+from serving_app.core.work_queue import LargeWork
 
 
 def make(*, instances=1, max_batch=4, max_queue=8, max_wait=0.0):
@@ -32,15 +33,10 @@ def make(*, instances=1, max_batch=4, max_queue=8, max_wait=0.0):
 
 
 def submit(scheduler, *parts, now=0.0, seconds=10.0, priority=Priority.LIVE, sizes=None, key=None):
-    return scheduler.submit(
-        parts,
-        sizes,
-        now=now,
-        seconds=seconds,
-        priority=priority,
-        key=key,
-        single=len(parts) == 1,
-    )
+    given = {"now": now, "seconds": seconds, "priority": priority, "key": key}
+    if len(parts) == 1 and sizes is None:
+        return scheduler.submit(parts[0], **given)
+    return scheduler.submit_large(parts, sizes, single=len(parts) == 1, **given)
 
 
 def run(scheduler, now=0.0, took=0.001):
@@ -49,9 +45,9 @@ def run(scheduler, now=0.0, took=0.001):
     batch = scheduler.take(now)
     if batch is None:
         return None
-    scheduler.finish(batch, batch.payloads(), now=now + took)
+    scheduler.finish(batch, batch.payloads, now=now + took)
     scheduler.leave(batch, now + took)
-    return batch.payloads()
+    return batch.payloads
 
 
 @pytest.mark.contract("S5")
@@ -171,7 +167,7 @@ def test_cancelled_works_leave_no_entries_behind():
     for n in range(1000):
         assert submit(scheduler, n, priority=Priority.WARM_UP, seconds=20).cancel()
     lane = scheduler._queue._lanes[Priority.WARM_UP]
-    assert len(lane.entries) < 200
+    assert len(lane.line) < 200
     assert len(lane.by_slot) == 1
     assert run(scheduler) == ["kept"]
 
@@ -223,14 +219,14 @@ class Interleavings(RuleBasedStateMachine):
             self.settled.append(work)
 
     @rule(
-        sizes=st.lists(st.integers(1, 6), min_size=1, max_size=7),
+        sizes=st.none() | st.lists(st.integers(1, 6), min_size=1, max_size=7),
         seconds=st.sampled_from([0.05, 0.5, 5.0]),
         priority=st.sampled_from(Priority),
         key=st.none() | st.integers(0, 3),
     )
     def submit(self, sizes, seconds, priority, key):
         name = len(self.works)
-        parts = [(name, i) for i in range(len(sizes))]
+        parts = [(name, i) for i in range(len(sizes or [1]))]
         try:
             work = submit(
                 self.scheduler,
@@ -257,10 +253,15 @@ class Interleavings(RuleBasedStateMachine):
             self.settled.append(work)
             self.cancelled.append(work)
 
-    @rule(choice=st.integers(0, 10**6), priority=st.sampled_from(Priority))
-    def raise_priority(self, choice, priority):
+    @rule(
+        choice=st.integers(0, 10**6),
+        priority=st.sampled_from(Priority),
+        seconds=st.sampled_from([0.0, 0.7, 9.0]),
+    )
+    def raise_priority(self, choice, priority, seconds):
         if self.works:
-            self.scheduler.raise_priority(self.works[choice % len(self.works)], priority)
+            work = self.works[choice % len(self.works)]
+            self.scheduler.raise_priority(work, priority, self.now + seconds)
 
     @rule()
     def take(self):
@@ -273,7 +274,7 @@ class Interleavings(RuleBasedStateMachine):
         if batch is None:
             return
         assert batch.size <= 4 or len(batch.works) == 1
-        for work, part in zip(batch.works, batch.payloads(), strict=True):
+        for work, part in zip(batch.works, batch.payloads, strict=True):
             assert part not in self.ran, "a part was run twice"
             self.ran[part] = self.now
             assert not work.done(), "a work was run that had its outcome"
@@ -288,7 +289,7 @@ class Interleavings(RuleBasedStateMachine):
         batch = self.batches.pop(choice % len(self.batches))
         results = [
             InferenceError("bad") if i in bad else ("result", part)
-            for i, part in enumerate(batch.payloads())
+            for i, part in enumerate(batch.payloads)
         ]
         self.note(self.scheduler.finish(batch, results, now=self.now))
         self.scheduler.leave(batch, self.now)
@@ -316,7 +317,7 @@ class Interleavings(RuleBasedStateMachine):
             lane = queue._lanes[priority]
             mine = [work for work in waiting if work.priority == priority]
             assert lane.size == sum(work.size() for work in mine) == sum(lane.by_slot.values())
-            assert lane.stale == len(lane.entries) - len(mine)
+            assert lane.stale == len(lane.line) + len(lane.beside) - len(mine)
 
     @invariant()
     def settled_once(self):
@@ -333,8 +334,9 @@ class Interleavings(RuleBasedStateMachine):
             assert work.done()
             if work.cancelled() or work.exception(0) is not None:
                 continue
-            expected = [("result", (name, i)) for i in range(len(work.parts))]
-            assert work.result(0) == (expected[0] if work.single else expected)
+            parts = len(work.parts) if isinstance(work, LargeWork) else 1
+            expected = [("result", (name, i)) for i in range(parts)]
+            assert work.result(0) == (expected[0] if parts == 1 else expected)
         stats = self.scheduler.stats(PoolCounts())
         assert stats.submitted == len(self.works)
         assert stats.cancelled == len(self.cancelled)
