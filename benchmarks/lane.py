@@ -1,10 +1,13 @@
 """Processor time of one hit by entrance, without sockets: what of it is uvicorn's, what the lane's.
 
-Run: ``python -m benchmarks.lane [--quick] [--json] [--profile ENTRANCE | --growth]``; it needs
-``requirements/bench.txt`` and PyTorch. Requests go into uvicorn's protocol class as a socket would
-give them, 64 connections at a time, and answers are taken off its transport; so the system calls
-are missing, and nothing else. Rounds are interleaved, figures are medians, in microseconds of the
-process's own processor time, which says something on a busy machine, too.
+Run: ``python -m benchmarks.lane [--quick] [--json] [--redis] [--profile ENTRANCE | --growth]``; it
+needs ``requirements/bench.txt`` and PyTorch. Requests go into uvicorn's protocol class as a socket
+would give them, 64 connections at a time, and answers are taken off its transport; so the system
+calls are missing, and nothing else. Rounds are interleaved, figures are medians, in microseconds of
+the process's own processor time, which says something on a busy machine, too.
+
+``--redis`` measures hits in a Redis below L1, a real one, which has a single entry then; system
+calls to it are not missing.
 
 ``--growth`` measures hits of random users by the number of users whose answers are in L1;
 ``--plot FILE`` draws that.
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import cProfile
 import itertools
 import json
@@ -42,15 +46,20 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 80)})
         self.written: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Keep it."""
         self.written.append(bytes(data))
+        if self._waiter is not None and data.endswith(b"}"):
+            self._waiter.set_result(None)
+            self._waiter = None
 
     async def answered(self) -> None:
         """Return when the end of an answer was written."""
-        while not (self.written and self.written[-1].endswith(b"}")):  # noqa: ASYNC110  (rounds)
-            await asyncio.sleep(0)
+        if not (self.written and self.written[-1].endswith(b"}")):
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
 
     def is_closing(self) -> bool:
         """Return False."""
@@ -120,6 +129,7 @@ async def measure(token: str, arguments: argparse.Namespace) -> None:
     from serving_app import wiring
 
     await asyncio.to_thread(wiring.start)
+    wiring.attach(asyncio.get_running_loop())
     await asyncio.to_thread(wiring.wait_until_ready)
     compared = entrances()
     known = [request_bytes(token, each) for each in itertools.islice(bodies("hit"), USERS)]
@@ -133,6 +143,7 @@ async def measure(token: str, arguments: argparse.Namespace) -> None:
             print(json.dumps(found))
         if arguments.plot:
             draw(found, arguments.plot)
+        wiring.detach()
         await asyncio.to_thread(wiring.stop)
         return
     if arguments.profile:
@@ -153,6 +164,7 @@ async def measure(token: str, arguments: argparse.Namespace) -> None:
         print(f"{entrance.name:10} {spent:7.1f} µs a hit {more}")
     if arguments.json:
         print(json.dumps({each.name: statistics.median(each.spent) for each in compared}))
+    wiring.detach()
     await asyncio.to_thread(wiring.stop)
 
 
@@ -206,11 +218,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--redis", action="store_true")
     parser.add_argument("--profile", default="")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--plot", default="")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         os.environ.update(
             DJANGO_SETTINGS_MODULE="recserve_project.settings",
             RECSERVE_VAR=str(Path(folder) / "var"),
@@ -231,6 +244,14 @@ def main() -> None:
             from django.conf import settings
 
             settings.RECSERVE["CACHE"] = {"L1": {"CAPACITY": 2_000_000}}
+        if arguments.redis:
+            from django.conf import settings
+
+            from tests import servers
+
+            url = stack.enter_context(servers.one()).url
+            l2 = {"BACKEND": "redis", "URL": url}
+            settings.RECSERVE["CACHE"] = {"L1": {"CAPACITY": 1}, "L2": l2}
         uvloop.run(measure(token, arguments))
 
 

@@ -14,35 +14,35 @@ redirection".
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
 from cache_app.core.breaker import Breaker, PartlyUnavailable, PoolExhausted
-from cache_app.core.merged_reads import MergedReads
+from cache_app.core.steps import Question, Steps
 from cache_app.redis_connections import (
     AWAY,
     ERRORS,
     Address,
+    Command,
     close_idle,
     connect,
     execute,
     fail,
     pool_options,
-    together,
 )
+from cache_app.redis_link import Ask, AskAll, Elsewhere, Link, Read
 from cache_app.redis_servers import TURN, Forkable, Handle, Server
 from plugins.errors import LevelUnavailable
 
 __all__ = ["ClusterNodes"]
-
-R = TypeVar("R")
 
 _SLOTS = 16384
 _REFRESH = 0.25
@@ -50,19 +50,12 @@ _REFRESH = 0.25
 
 
 class _ClusterNode:
-    """A node of a cluster: its connections, its breaker, and the look-ups of its keys."""
+    """A node of a cluster: its connections, and its breaker."""
 
-    def __init__(
-        self,
-        address: Address,
-        client: redis.Redis,
-        breaker: Breaker,
-        read: Callable[[_ClusterNode, Sequence[bytes]], Sequence[Any]],
-    ) -> None:
+    def __init__(self, address: Address, client: redis.Redis, breaker: Breaker) -> None:
         self.address = address
-        self.client = client
+        self.link = Link(client, slots=True)
         self.breaker = breaker
-        self.reads = MergedReads(lambda keys: read(self, keys))
 
 
 class ClusterNodes(Forkable):
@@ -104,94 +97,73 @@ class ClusterNodes(Forkable):
         """The node of each slot; empty before the first reading."""
         self._not_before = float("-inf")
 
-    def get(self, key: bytes) -> Any:
-        """Return a key's value; together with others that its node is asked for meanwhile."""
+    def getting(self, key: bytes) -> Steps[Any]:
+        """Return a key's value in steps; with others that its node is asked for meanwhile."""
+        return self._asking(key, lambda link: Read(link, key), ("GET", key))
+
+    def asking(self, key: bytes, *command: Any) -> Steps[Any]:
+        """Return the answer of the node that has the key, in steps."""
+        return self._asking(key, lambda link: Ask(link, command), command)
+
+    def _asking(
+        self, key: bytes, question: Callable[[Link], Question], command: Command
+    ) -> Steps[Any]:
         try:
-            answer = self._node_of(key).reads.get(key)
-        except ERRORS as error:
-            fail(self._name, error)
-        if isinstance(answer, MovedError | AskError):
-            return self.ask(key, "GET", key)
-        if isinstance(answer, ResponseError):
-            fail(self._name, answer)
-        return answer
-
-    def _read_keys(self, node: _ClusterNode, keys: Sequence[bytes]) -> Sequence[Any]:
-        """Return the values of keys of one node, or the errors that it answered in their place."""
-
-        def work(client: redis.Redis) -> list[Any]:
-            # One by one: MGET takes the keys of one slot.
-            answers = together(client, [("GET", key) for key in keys], errors_as_answers=True)
-            for answer in answers:
-                if isinstance(answer, AWAY):
-                    raise answer
-            return answers
-
-        return self._run(node, work)
-
-    def ask(self, key: bytes, *command: Any) -> Any:
-        """Return the answer of the node that has the key."""
-        try:
-            node = self._node_of(key)
+            table = self._table or (yield Elsewhere(self._read_first))
+            node = table[key_slot(key)]
+            if node is None:
+                self._read_soon()
+                raise PartlyUnavailable(f"{self._name}: no node has the key's slot.")
             try:
-                return self._run(node, lambda client: execute(client, command))
+                return (yield from self._guarded(node, question(node.link)))
             except MovedError as error:  # the slot has another owner for good
                 self._read_soon()
                 owner = self._node((error.host or node.address[0], error.port))
-                return self._run(owner, lambda client: execute(client, command))
+                return (yield from self._guarded(owner, Ask(owner.link, command)))
             except AskError as error:  # the slot moves, and this key is there already
                 owner = self._node((error.host or node.address[0], error.port))
-                asking = [("ASKING",), command]
-                return self._run(owner, lambda client: together(client, asking)[-1])
+                both = AskAll(owner.link, [("ASKING",), command])
+                return (yield from self._guarded(owner, both))[-1]
         except ERRORS as error:
             fail(self._name, error)
-
-    def _node_of(self, key: bytes) -> _ClusterNode:
-        node = (self._table or self._read_first())[key_slot(key)]
-        if node is None:
-            self._read_soon()
-            raise PartlyUnavailable(f"{self._name}: no node has the key's slot.")
-        return node
 
     def masters(self) -> Sequence[Server]:
         """Return the nodes that have slots."""
         table = self._table or self._read_first()
         nodes = {node.address: node for node in table if node is not None}
-        return [Handle(self._runner(node)) for node in nodes.values()]
+        return [Handle(functools.partial(self._asking_node, node)) for node in nodes.values()]
 
-    def _runner(self, node: _ClusterNode) -> Callable[[Callable[[redis.Redis], Any]], Any]:
-        def run(work: Callable[[redis.Redis], R]) -> R:
-            try:
-                return self._run(node, work)
-            except (MovedError, AskError) as error:
-                self._read_soon()
-                raise PartlyUnavailable(f"{self._name}: slots are moving.") from error
-            except ERRORS as error:
-                fail(self._name, error)
+    def _asking_node(self, node: _ClusterNode, question: Callable[[Link], Question]) -> Steps[Any]:
+        try:
+            return (yield from self._guarded(node, question(node.link)))
+        except (MovedError, AskError) as error:
+            self._read_soon()
+            raise PartlyUnavailable(f"{self._name}: slots are moving.") from error
+        except ERRORS as error:
+            fail(self._name, error)
 
-        return run
-
-    def _run(self, node: _ClusterNode, work: Callable[[redis.Redis], R]) -> R:
+    def _guarded(self, node: _ClusterNode, question: Question) -> Steps[Any]:
         host, port = node.address
-        if not node.breaker.allow():
+        who = object()
+        if not node.breaker.allow(who):
             self._read_soon()  # a replica may have taken over
             raise PartlyUnavailable(f"{self._name}: {host}:{port} failed a moment ago.")
         try:
-            answer = work(node.client)
+            answer = yield question
         except AWAY as error:
-            node.breaker.failed()
+            node.breaker.failed(who)
             self._read_soon()
             raise PartlyUnavailable(f"{self._name}: {host}:{port}: {error}") from error
         except ResponseError:  # it answered
-            node.breaker.succeeded()
+            node.breaker.succeeded(who)
             raise
         except PoolExhausted:
-            node.breaker.abandoned()
+            node.breaker.abandoned(who)
             raise
         except BaseException:
-            node.breaker.failed()
+            node.breaker.failed(who)
             raise
-        node.breaker.succeeded()
+        node.breaker.succeeded(who)
         return answer
 
     def _node(self, address: Address) -> _ClusterNode:
@@ -201,7 +173,6 @@ class ClusterNodes(Forkable):
                     address,
                     connect(address, self._options),
                     Breaker(clock=self._clock),
-                    self._read_keys,
                 )
             return self._nodes[address]
 
@@ -252,7 +223,7 @@ class ClusterNodes(Forkable):
             if self._clock() >= until:
                 return
             try:
-                ranges = execute(node.client, ("CLUSTER SLOTS",))
+                ranges = execute(node.link.client, ("CLUSTER SLOTS",))
                 table = self._table_of(ranges, node.address[0])
             except ERRORS:
                 continue
@@ -279,11 +250,11 @@ class ClusterNodes(Forkable):
             gone = [at for at in self._nodes if at not in used and at not in self._seeds]
             nodes = [self._nodes.pop(address) for address in gone]
         for node in nodes:
-            close_idle(node.client)
+            close_idle(node.link.client)
 
     def close(self) -> None:
         """Close the idle connections."""
         with self._lock:
             nodes = list(self._nodes.values())
         for node in nodes:
-            close_idle(node.client)
+            close_idle(node.link.client)

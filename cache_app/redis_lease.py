@@ -8,8 +8,9 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from cache_app.core.breaker import Breaker
+from cache_app.core.breaker import Breaker, PoolExhausted
 from cache_app.core.lease_waits import LEASE_SECONDS, KeyLease
+from cache_app.core.steps import Steps
 from cache_app.redis_connections import Command
 from cache_app.redis_servers import OneServer
 from plugins.errors import LevelUnavailable
@@ -25,7 +26,7 @@ _RELEASE = b"return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', 
 
 
 class RedisLeases:
-    """Leases of keys. One thread takes and releases; it raises nothing.
+    """Leases of keys. Who takes and releases does one after the other; it raises nothing.
 
     It has a connection of its own, so that it waits for no request. A Redis that fails costs single
     flight among processes, never an answer: each then computes for itself.
@@ -55,8 +56,8 @@ class RedisLeases:
         """Whether Redis answers, as far as is known."""
         return self._breaker.state == "closed"
 
-    def take(self, keys: Sequence[str]) -> list[KeyLease | None]:
-        """Return the lease of each key; None: another has it.
+    def taking(self, keys: Sequence[str]) -> Steps[list[KeyLease | None]]:
+        """Return the lease of each key, in steps; None: another has it.
 
         If Redis does not answer, each key gets one, too; it may have been taken, so that it has a
         token, and is released like any other. With an empty token, Redis was not asked.
@@ -71,37 +72,39 @@ class RedisLeases:
             commands.append(("SET", _PREFIX + text, token, "NX", "PX", self._milliseconds))
             commands.append(("EXISTS", _VALUES + text))
             commands.append(("PTTL", _PREFIX + text))
-        answers = self._ask(commands)
+        answers = yield from self._asking(commands)
         if answers is None or len(answers) != len(commands):
             return [KeyLease(key, token) for key, token in zip(keys, tokens, strict=True)]
         # A lease that never runs out is rubbish, which all would wait for again and again.
         forever = [key for key, left in zip(keys, answers[2::3], strict=True) if left == -1]
         if forever:
-            self._ask([("EVAL", _FREE, 1, _PREFIX + _text(key)) for key in forever])
+            yield from self._asking([("EVAL", _FREE, 1, _PREFIX + _text(key)) for key in forever])
         each = zip(keys, tokens, answers[::3], answers[1::3], strict=True)
         return [_lease(*of_key) for of_key in each]
 
-    def release(self, leases: Sequence[KeyLease]) -> bool:
-        """Give back leases that are still their takers'; return whether Redis answered."""
-        answers = self._ask(
+    def releasing(self, leases: Sequence[KeyLease]) -> Steps[bool]:
+        """In steps, give back leases still their takers'; return whether Redis answered."""
+        answers = yield from self._asking(
             [("EVAL", _RELEASE, 1, _PREFIX + _text(lease.key), lease.token) for lease in leases]
         )
         return answers is not None
 
-    def _ask(self, commands: Sequence[Command]) -> list[Any] | None:
+    def _asking(self, commands: Sequence[Command]) -> Steps[list[Any] | None]:
         """Return the answers; None if there are none."""
         try:
-            (server,) = self._servers.masters()
-            answers = server.ask_all(commands)
+            answers = yield from self._servers.asking_all(commands)
+        except PoolExhausted:
+            self._errors += 1
+            return None
         except (LevelUnavailable, ResponseError) as error:
             self._errors += 1
             # An error that Redis answered, such as a full memory, says that it is there.
             if not isinstance(error, ResponseError) and not isinstance(
                 error.__cause__, ResponseError
             ):
-                self._breaker.failed()
+                self._breaker.failed(self)
             return None
-        self._breaker.succeeded()
+        self._breaker.succeeded(self)
         return answers
 
     def close(self) -> None:

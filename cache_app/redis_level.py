@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 from cache_app.core.breaker import PartlyUnavailable
 from cache_app.core.codec import Codec
 from cache_app.core.levels import LevelStats, Stored
+from cache_app.core.steps import Steps, run
 from cache_app.redis_servers import Server, Servers
 from plugins.contracts import InsertOrigin
 from plugins.errors import LevelUnavailable
@@ -55,7 +56,7 @@ class RedisLevel:
     """
 
     waits = True
-    """An event loop does not look here itself."""
+    """An event loop does not look here itself, but takes the steps of `getting` and `putting`."""
 
     def __init__(
         self,
@@ -80,10 +81,14 @@ class RedisLevel:
         Raises:
             LevelUnavailable: Redis does not answer.
         """
+        return run(self.getting(key))
+
+    def getting(self, key: str) -> Steps[Stored | None]:
+        """Do what `get` does, in steps."""
         text = _text(key)
         at = _PREFIX + text
         try:
-            data = self._servers.get(at)
+            data = yield from self._servers.getting(at)
         except ResponseError:  # a value of another type, which nothing of ours stored
             data = b""
         if data is None:
@@ -93,7 +98,7 @@ class RedisLevel:
         if stored is None:
             self._count("misses")
             with contextlib.suppress(LevelUnavailable):
-                self._servers.ask(at, "UNLINK", at)
+                yield from self._servers.asking(at, "UNLINK", at)
         elif stored.expires <= self._clock():  # Redis's clock is behind ours
             self._count("misses")
         else:
@@ -110,15 +115,19 @@ class RedisLevel:
         Raises:
             LevelUnavailable: Redis does not answer, or is full.
         """
+        run(self.putting(key, stored, origin))
+
+    def putting(self, key: str, stored: Stored, origin: InsertOrigin) -> Steps[None]:
+        """Do what `put` does, in steps."""
         text = _text(key)
         at = _PREFIX + text
         data = self._envelope(text, stored) if stored.expires > self._clock() else None
         if data is None:
             self._count("rejected")
-            self._servers.ask(at, "UNLINK", at)
+            yield from self._servers.asking(at, "UNLINK", at)
             return
         expires = min(math.ceil(stored.expires * 1000), _LATEST)
-        self._servers.ask(at, "SET", at, data, "PXAT", expires)
+        yield from self._servers.asking(at, "SET", at, data, "PXAT", expires)
         self._count("insertions")
 
     def _envelope(self, text: bytes, stored: Stored) -> bytes | None:
@@ -137,8 +146,12 @@ class RedisLevel:
         Raises:
             LevelUnavailable: Redis does not answer.
         """
+        return run(self.removing(key))
+
+    def removing(self, key: str) -> Steps[bool]:
+        """Do what `remove` does, in steps."""
         at = _PREFIX + _text(key)
-        removed = bool(self._servers.ask(at, "UNLINK", at))
+        removed = bool((yield from self._servers.asking(at, "UNLINK", at)))
         self._count("removals", int(removed))
         return removed
 
@@ -191,7 +204,7 @@ class RedisLevel:
         """
         text = _text(key)
         try:
-            data = self._servers.get(_PREFIX + text)
+            data = run(self._servers.getting(_PREFIX + text))
         except ResponseError:  # a value of another type, which nothing of ours stored
             return None
         if not isinstance(data, bytes):

@@ -7,7 +7,8 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from cache_app.core.breaker import Breaker
+from cache_app.core.breaker import Breaker, PoolExhausted
+from cache_app.core.steps import Steps, run
 from cache_app.redis_servers import OneServer
 from plugins.errors import LevelUnavailable
 
@@ -43,7 +44,13 @@ class RedisRates:
         self._sha: Any = None
 
     def take(self, key: str, *, interval: float, requests: int, cost: int = 1) -> float | None:
-        """Count ``cost`` requests, and return 0; or count nothing, and return seconds to wait.
+        """Do what `taking` does, on this thread."""
+        return run(self.taking(key, interval=interval, requests=requests, cost=cost))
+
+    def taking(
+        self, key: str, *, interval: float, requests: int, cost: int = 1
+    ) -> Steps[float | None]:
+        """In steps, count ``cost`` requests, and return 0; or nothing, and return seconds to wait.
 
         None: Redis does not answer, and nothing was counted.
 
@@ -53,34 +60,39 @@ class RedisRates:
             requests: How many may come at once.
             cost: How many requests this is; above ``requests`` it counts as those.
         """
-        if not self._breaker.allow():
+        who = object()
+        if not self._breaker.allow(who):
             return None
         name = self._prefix + key.encode("utf-8", "surrogatepass")
         step = f"{interval * min(cost, requests):.9f}"
         try:
-            waits = self._run(name, step, f"{interval * requests:.9f}")
+            waits = yield from self._asking(name, step, f"{interval * requests:.9f}")
         except ResponseError:  # full, or another's key: it is there, and this caller passes
-            self._breaker.succeeded()
+            self._breaker.succeeded(who)
+            return None
+        except PoolExhausted:
+            self._breaker.abandoned(who)
             return None
         except LevelUnavailable as error:
             answered = isinstance(error.__cause__, ResponseError)
-            (self._breaker.succeeded if answered else self._breaker.failed)()
+            (self._breaker.succeeded if answered else self._breaker.failed)(who)
             return None
-        self._breaker.succeeded()
+        self._breaker.succeeded(who)
         with contextlib.suppress(TypeError, ValueError):
             return float(waits)
         return None
 
-    def _run(self, name: bytes, step: str, window: str) -> Any:
+    def _asking(self, name: bytes, step: str, window: str) -> Steps[Any]:
+        server = self._server
         if self._sha is None:
-            self._sha = self._server.ask(name, "SCRIPT", "LOAD", _SCRIPT)
+            self._sha = yield from server.asking(name, "SCRIPT", "LOAD", _SCRIPT)
         try:
-            return self._server.ask(name, "EVALSHA", self._sha, 1, name, step, window)
+            return (yield from server.asking(name, "EVALSHA", self._sha, 1, name, step, window))
         except LevelUnavailable as error:
             if not isinstance(error.__cause__, NoScriptError):
                 raise
         # Redis was started anew.
-        return self._server.ask(name, "EVAL", _SCRIPT, 1, name, step, window)
+        return (yield from server.asking(name, "EVAL", _SCRIPT, 1, name, step, window))
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from redis.connection import parse_url
 from redis.exceptions import ResponseError
 
 from cache_app.core.breaker import Breaker, PartlyUnavailable, PoolExhausted
 from cache_app.core.hash_ring import HashRing
+from cache_app.core.steps import Steps, run
+from cache_app.redis_connections import Command
 from cache_app.redis_servers import OneServer, Server
 from plugins.errors import LevelUnavailable
 
 __all__ = ["RingNodes", "node_name"]
-
-R = TypeVar("R")
 
 _REMOVALS = frozenset({"UNLINK"})
 """Commands that have failed if they failed for one copy."""
@@ -47,37 +47,43 @@ class _RingNode:
         self.server = server
         self.breaker = breaker
 
-    def get(self, key: bytes) -> Any:
-        """Return a key's value."""
-        return self._run(lambda: self.server.get(key))
+    def getting(self, key: bytes) -> Steps[Any]:
+        """Return a key's value in steps."""
+        return self._guarded(self.server.getting(key))
+
+    def asking(self, *command: Any) -> Steps[Any]:
+        """Return the answer in steps."""
+        return self._guarded(self.server.asking(b"", *command))
 
     def ask(self, *command: Any) -> Any:
         """Return the answer."""
-        return self._run(lambda: self.server.ask(b"", *command))
+        return run(self.asking(*command))
 
-    def ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def ask_all(self, commands: Sequence[Command]) -> list[Any]:
         """Return the answers."""
-        (server,) = self.server.masters()
-        return self._run(lambda: server.ask_all(commands))
+        answers: list[Any] = run(self._guarded(self.server.asking_all(commands)))
+        return answers
 
-    def _run(self, work: Callable[[], R]) -> R:
-        if not self.breaker.allow():
+    def _guarded(self, steps: Steps[Any]) -> Steps[Any]:
+        who = object()
+        if not self.breaker.allow(who):
+            steps.close()
             raise PartlyUnavailable(f"{self._name} failed a moment ago.")
         try:
-            answer = work()
+            answer = yield from steps
         except (ResponseError, PartlyUnavailable):  # it answered: a wrong type, or it is full
-            self.breaker.succeeded()
+            self.breaker.succeeded(who)
             raise
         except PoolExhausted:
-            self.breaker.abandoned()
+            self.breaker.abandoned(who)
             raise
         except LevelUnavailable as error:
-            self.breaker.failed()
+            self.breaker.failed(who)
             raise PartlyUnavailable(str(error)) from error
         except BaseException:
-            self.breaker.failed()
+            self.breaker.failed(who)
             raise
-        self.breaker.succeeded()
+        self.breaker.succeeded(who)
         return answer
 
 
@@ -119,8 +125,8 @@ class RingNodes:
             self._nodes[where] = _RingNode(name, where, server, Breaker(clock=clock))
         self._ring = HashRing({node_name(url): weight for url, weight in urls.items()})
 
-    def get(self, key: bytes) -> Any:
-        """Return the value that the first node of a key that answers has.
+    def getting(self, key: bytes) -> Steps[Any]:
+        """Return the value that the first node of a key that answers has, in steps.
 
         Raises:
             PartlyUnavailable: None of the key's nodes answers.
@@ -129,14 +135,16 @@ class RingNodes:
         failure: LevelUnavailable | None = None
         for where in self._ring.nodes(key, self.copies):
             try:
-                return self._nodes[where].get(key)
+                return (yield from self._nodes[where].getting(key))
             except (PartlyUnavailable, PoolExhausted) as error:
                 failure = error
         assert failure is not None, "a key has a node"
         raise failure
 
-    def ask(self, key: bytes, *command: Any) -> Any:
+    def asking(self, key: bytes, *command: Any) -> Steps[Any]:
         """Return the answer of the first node of a key that answers; all are told the command.
+
+        In steps, one node after the other.
 
         Raises:
             PartlyUnavailable: None of the key's nodes answers; or one did not remove the key.
@@ -146,7 +154,7 @@ class RingNodes:
         failure: LevelUnavailable | None = None
         for where in self._ring.nodes(key, self.copies):
             try:
-                answers.append(self._nodes[where].ask(*command))
+                answers.append((yield from self._nodes[where].asking(*command)))
             except (PartlyUnavailable, PoolExhausted) as error:
                 failure = error
         if failure is not None and (not answers or command[0] in _REMOVALS):

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import redis
 from redis.sentinel import Sentinel
 
-from cache_app.core.merged_reads import MergedReads
+from cache_app.core.steps import Question, Steps, run
 from cache_app.redis_connections import (
     AWAY,
     ERRORS,
@@ -21,12 +21,10 @@ from cache_app.redis_connections import (
     close_idle,
     connect,
     connection_options,
-    execute,
     fail,
-    get_all,
     pool_options,
-    together,
 )
+from cache_app.redis_link import Ask, AskAll, Elsewhere, Link, Read
 from plugins.errors import LevelUnavailable
 
 __all__ = ["TURN", "Forkable", "Handle", "OneServer", "SentinelMaster", "Server", "Servers"]
@@ -57,21 +55,24 @@ class Server(Protocol):
 
 
 class Servers(Protocol):
-    """All servers of a level. Any thread uses them, several at once; a forked child reconnects."""
+    """All servers of a level. Any thread uses them, several at once; a forked child reconnects.
+
+    What steps ask may be asked by a thread, which waits, or by an event loop.
+    """
 
     copies: int
     """How many of them have each key."""
 
-    def get(self, key: bytes) -> Any:
-        """Return a key's value, or None.
+    def getting(self, key: bytes) -> Steps[Any]:
+        """Return a key's value, or None, in steps.
 
         Raises:
             LevelUnavailable: The server that has the key does not answer.
             ResponseError: The value is of the wrong type. It may also be None then.
         """
 
-    def ask(self, key: bytes, *command: Any) -> Any:
-        """Return the answer of the server that has a key.
+    def asking(self, key: bytes, *command: Any) -> Steps[Any]:
+        """Return the answer of the server that has a key, in steps.
 
         Raises:
             LevelUnavailable: There is none.
@@ -108,18 +109,22 @@ class Forkable:
 
 
 class Handle:
-    """A server, to be asked by whoever goes through all."""
+    """A server, to be asked by whoever goes through all.
 
-    def __init__(self, run: Callable[[Callable[[redis.Redis], Any]], Any]) -> None:
-        self._run = run
+    Args:
+        asking: Asks it what is made for its link, in steps.
+    """
+
+    def __init__(self, asking: Callable[[Callable[[Link], Question]], Steps[Any]]) -> None:
+        self._asking = asking
 
     def ask(self, *command: Any) -> Any:
         """Return the answer."""
-        return self._run(lambda client: execute(client, command))
+        return run(self._asking(lambda link: Ask(link, command)))
 
     def ask_all(self, commands: Sequence[Command]) -> list[Any]:
         """Return the answers."""
-        answers: list[Any] = self._run(lambda client: together(client, commands))
+        answers: list[Any] = run(self._asking(lambda link: AskAll(link, commands)))
         return answers
 
 
@@ -152,30 +157,41 @@ class OneServer(Forkable):
     def _forget(self) -> None:
         # Nothing is connected before the first command.
         pool = Pool.from_url(self._url, **self._options)
-        self._client = redis.Redis(connection_pool=pool)
-        self._reads = MergedReads(lambda keys: self._run(lambda client: get_all(client, keys)))
+        self._link = Link(redis.Redis(connection_pool=pool))
 
     def get(self, key: bytes) -> Any:
         """Return a key's value; together with others that are asked for at the same time."""
-        return self._reads.get(key)
+        return run(self.getting(key))
 
     def ask(self, key: bytes, *command: Any) -> Any:
         """Return the answer."""
-        return self._run(lambda client: execute(client, command))
+        return run(self.asking(key, *command))
+
+    def getting(self, key: bytes) -> Steps[Any]:
+        """Return a key's value in steps; see `get`."""
+        return self._running(Read(self._link, key))
+
+    def asking(self, key: bytes, *command: Any) -> Steps[Any]:
+        """Return the answer in steps."""
+        return self._running(Ask(self._link, command))
+
+    def asking_all(self, commands: Sequence[Command]) -> Steps[list[Any]]:
+        """Return the answers to commands that are sent together, in steps."""
+        return self._running(AskAll(self._link, commands))
 
     def masters(self) -> Sequence[Server]:
         """Return the server."""
-        return [Handle(self._run)]
+        return [Handle(lambda question: self._running(question(self._link)))]
 
-    def _run(self, work: Callable[[redis.Redis], R]) -> R:
+    def _running(self, question: Question) -> Steps[Any]:
         try:
-            return work(self._client)
+            return (yield question)
         except ERRORS as error:
             fail(self._name, error)
 
     def close(self) -> None:
         """Close the idle connections."""
-        close_idle(self._client)
+        close_idle(self._link.client)
 
 
 class SentinelMaster(Forkable):
@@ -213,45 +229,44 @@ class SentinelMaster(Forkable):
 
     def _forget(self) -> None:
         self._finding = threading.Lock()
-        self._master: redis.Redis | None = None
+        self._master: Link | None = None
         self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
             self._addresses, sentinel_kwargs=self._sentinel_options
         )
-        self._reads = MergedReads(lambda keys: self._run(lambda client: get_all(client, keys)))
 
-    def get(self, key: bytes) -> Any:
-        """Return a key's value; together with others that are asked for at the same time."""
-        return self._reads.get(key)
+    def getting(self, key: bytes) -> Steps[Any]:
+        """Return a key's value in steps; together with others of the same time."""
+        return self._running(lambda master: Read(master, key))
 
-    def ask(self, key: bytes, *command: Any) -> Any:
-        """Return the master's answer."""
-        return self._run(lambda client: execute(client, command))
+    def asking(self, key: bytes, *command: Any) -> Steps[Any]:
+        """Return the master's answer in steps."""
+        return self._running(lambda master: Ask(master, command))
 
     def masters(self) -> Sequence[Server]:
         """Return the master."""
-        return [Handle(self._run)]
+        return [Handle(self._running)]
 
-    def _run(self, work: Callable[[redis.Redis], R]) -> R:
+    def _running(self, question: Callable[[Link], Question]) -> Steps[Any]:
         try:
-            master = self._master or self._find()
+            master: Link = self._master or (yield Elsewhere(self._find))
             try:
-                return work(master)
+                return (yield question(master))
             except AWAY:
                 if self._master is master:
                     self._master = None
-                close_idle(master)
+                close_idle(master.client)
                 raise
         except ERRORS as error:
             fail(self._name, error)
 
-    def _find(self) -> redis.Redis:
+    def _find(self) -> Link:
         if not self._finding.acquire(timeout=TURN):
             raise LevelUnavailable(f"{self._name}: the sentinels do not answer.")
         try:
             master = self._master  # another thread may have found it
             if master is None:
                 address = self._sentinel.discover_master(self._service)  # type: ignore[no-untyped-call]
-                master = self._master = connect(address, self._options)
+                master = self._master = Link(connect(address, self._options))
             return master
         finally:
             self._finding.release()
@@ -260,6 +275,6 @@ class SentinelMaster(Forkable):
         """Close the idle connections."""
         if (master := self._master) is not None:
             self._master = None
-            close_idle(master)
+            close_idle(master.client)
         for sentinel in self._sentinel.sentinels:
             sentinel.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import threading
@@ -29,6 +30,7 @@ from cache_app.core.lease_waits import LeaseWaits
 from cache_app.core.levels import Level, Levels, LevelStats, Stored
 from cache_app.core.memory import MemoryLevel
 from cache_app.core.partitions import PartitionedMemory, Share
+from cache_app.core.steps import Runner
 from cache_app.core.tiers import TIERS
 from cache_app.embedded_level import EmbeddedLevel
 from cache_app.epoch_authority import EpochAuthority
@@ -40,6 +42,7 @@ from cache_app.redis_bus import EpochBus
 from cache_app.redis_cluster import ClusterNodes
 from cache_app.redis_lease import RedisLeases
 from cache_app.redis_level import RedisLevel
+from cache_app.redis_loop import LoopLines
 from cache_app.redis_ring import RingNodes
 from cache_app.redis_servers import OneServer, SentinelMaster, Servers
 from plugins.apps import get_registry
@@ -60,6 +63,7 @@ _next_look = float("-inf")
 _generations: Generations | None = None
 _signals: EpochSignals | None = None
 _value_type: Any = None
+_runner = Runner()
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +112,26 @@ def get_leases() -> LeaseWaits | None:
     """Return what lets one process of all compute a missing key; None: L2 is not one Redis."""
     get_levels()
     return _leases
+
+
+def get_runner() -> Runner:
+    """Return what runs steps: where an event loop is attached, on it, without waiting."""
+    return _runner
+
+
+def attach(loop: asyncio.AbstractEventLoop) -> None:
+    """Let this event loop ask Redis itself from now on. The loop's thread calls it."""
+    get_levels()
+    _runner.attach(loop, LoopLines(loop))
+    if _leases is not None:
+        _leases.moved()
+
+
+def detach() -> None:
+    """Undo `attach`. The loop's thread calls it."""
+    _runner.detach()
+    if _leases is not None:
+        _leases.moved()
 
 
 def codec_stats() -> dict[str, CodecStats]:
@@ -362,7 +386,7 @@ def _levels_below(settings: CacheSettings) -> list[Level]:
             breaker = Breaker()
             levels.append(_in_redis("l2", one, l2.compress_above, breaker))
             leases = RedisLeases(another, breaker)
-            _leases = LeaseWaits(leases)
+            _leases = LeaseWaits(leases, _runner)
             _closings.extend([leases.close, _leases.close])  # called from the end
     match settings.l3:
         case SentinelSettings() as l3:

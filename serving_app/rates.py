@@ -10,6 +10,7 @@ import hashlib
 import threading
 
 from cache_app.conf import RedisSettings, cache_settings
+from cache_app.core.steps import Steps, run
 from cache_app.redis_rates import RedisRates
 from cache_app.redis_servers import OneServer
 from plugins import Throttled
@@ -17,7 +18,7 @@ from serving_app.access_conf import access_settings
 from serving_app.core.access import Access
 from serving_app.core.throttling import LocalRates, Rate
 
-__all__ = ["check", "check_sign_in", "count", "limit", "reset", "shared"]
+__all__ = ["check", "check_sign_in", "count", "counting", "limit", "reset", "shared"]
 
 _lock = threading.Lock()
 _rates: tuple[LocalRates, RedisRates | None] | None = None
@@ -33,7 +34,7 @@ def limit(access: Access, scope: str) -> Rate | None:
 
 
 def shared() -> bool:
-    """Return whether `check` asks a Redis: an event loop calls it on a thread then."""
+    """Return whether `check` asks a Redis: an event loop takes the steps of `counting` then."""
     return _get()[1] is not None
 
 
@@ -54,7 +55,12 @@ def count(access: Access, scope: str, rate: Rate, cost: int = 1) -> None:
     Raises:
         Throttled: That would be too many; nothing was counted.
     """
-    _take(f"{scope}:{access.subject}", rate, cost)
+    run(counting(access, scope, rate, cost))
+
+
+def counting(access: Access, scope: str, rate: Rate, cost: int = 1) -> Steps[None]:
+    """Do what `count` does, in steps."""
+    return _taking(f"{scope}:{access.subject}", rate, cost)
 
 
 def check_sign_in(address: str, username: str) -> None:
@@ -66,7 +72,7 @@ def check_sign_in(address: str, username: str) -> None:
     rate = access_settings().throttles["sign_in"].get("")
     if rate is not None:
         who = hashlib.blake2b(f"{address}\n{username}".encode("utf-8", "replace"), digest_size=12)
-        _take(f"sign_in:{who.hexdigest()}", rate, 1)
+        run(_taking(f"sign_in:{who.hexdigest()}", rate, 1))
 
 
 def reset() -> None:
@@ -86,17 +92,24 @@ def _get() -> tuple[LocalRates, RedisRates | None]:
                 cache = cache_settings()
                 redis = None
                 if isinstance(cache.l2, RedisSettings):
-                    server = OneServer("rates", cache.l2.url, timeout=cache.l2.timeout)
+                    server = OneServer(
+                        "rates",
+                        cache.l2.url,
+                        timeout=cache.l2.timeout,
+                        access=cache.l2.access.for_url(),
+                    )
                     redis = RedisRates(server, cache.namespace)
                 _rates = LocalRates(), redis
     return _rates
 
 
-def _take(key: str, rate: Rate, cost: int) -> None:
+def _taking(key: str, rate: Rate, cost: int) -> Steps[None]:
     local, redis = _get()
     wait = None
     if redis is not None:
-        wait = redis.take(key, interval=rate.interval, requests=rate.requests, cost=cost)
+        wait = yield from redis.taking(
+            key, interval=rate.interval, requests=rate.requests, cost=cost
+        )
     if wait is None:
         wait = local.take(key, rate, cost)
     if wait > 0:

@@ -17,7 +17,6 @@ from cache_app.conf import cache_settings
 from cache_app.core.negative import NegativeEntries
 from cache_app.dictionaries import Trainer
 from cache_app.epoch_file import EpochFile
-from cache_app.level_conf import EmbeddedSettings
 from cache_app.plugin_switches import PluginSwitches
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError, RecommendationRequest
@@ -169,14 +168,13 @@ def wait_until_ready() -> bool:
 
 
 def attach(loop: asyncio.AbstractEventLoop) -> None:
-    """Let this event loop read the model host's answers, if that cannot block it.
+    """Let this event loop read the model host's answers, and Redis. The loop's thread calls it.
 
-    Who reads an answer also stores it. A store in a Redis waits for the network, so where there is
-    one, a thread does both; L1 and the embedded file take microseconds. The loop's thread calls it.
+    Who reads an answer also stores it, and a thread would starve beside a busy loop.
     """
-    serving, cache = get_serving(), cache_settings()
-    quick = cache.l3 is None and (cache.l2 is None or isinstance(cache.l2, EmbeddedSettings))
-    if serving.host is not None and quick:
+    serving = get_serving()
+    cache_wiring.attach(loop)
+    if serving.host is not None:
         serving.host.attach(loop)
 
 
@@ -184,6 +182,7 @@ def detach() -> None:
     """Undo `attach`. The loop's thread calls it."""
     if _serving is not None and _serving.host is not None:
         _serving.host.detach()
+    cache_wiring.detach()
 
 
 def wake() -> None:
@@ -418,6 +417,7 @@ def _build() -> Serving:
         negative=NegativeEntries(cache.negative_ttl),
         computed=computed,
         leases=get_leases(),
+        runner=cache_wiring.get_runner(),
         asked=activity.asked if counting.record else None,
         plan_of=segments.plan_of,
     )

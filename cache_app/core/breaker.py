@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Literal, ParamSpec, TypeVar
 
-from cache_app.core.levels import Level, LevelStats, Stored
+from cache_app.core.levels import Level, LevelStats, Stored, getting, putting, removing
+from cache_app.core.steps import Steps, done, run
 from plugins.contracts import InsertOrigin
 from plugins.errors import LevelUnavailable
 
@@ -56,8 +57,8 @@ class Breaker:
     some time later: one call at a time is allowed, and decides between the two.
 
     Each ``allow`` that returned True must be followed by ``succeeded``, ``failed`` or
-    ``abandoned`` on the same thread. A call that was allowed before the breaker opened, and ends
-    later, decides nothing.
+    ``abandoned`` with the same ``who``: any object, or None for this thread. A call that was
+    allowed before the breaker opened, and ends later, decides nothing.
 
     Args:
         failures: Failures in a row after which it opens.
@@ -92,8 +93,8 @@ class Breaker:
         self._failed = 0
         self._open_until: float | None = None
         """None: closed."""
-        self._prober: int | None = None
-        """The thread whose call decides."""
+        self._prober: object = None
+        """Whose call decides; None: nobody's."""
 
     @property
     def state(self) -> BreakerState:
@@ -105,7 +106,7 @@ class Breaker:
                 return "half_open"
             return "open"
 
-    def allow(self) -> bool:
+    def allow(self, who: object = None) -> bool:
         """Return whether to call."""
         if self._open_until is None:  # no lock: a call more or less does no harm
             return True
@@ -114,36 +115,36 @@ class Breaker:
                 return True
             if self._prober is not None or self._clock() < self._open_until:
                 return False
-            self._prober = get_ident()
+            self._prober = who or get_ident()
             return True
 
-    def succeeded(self) -> None:
+    def succeeded(self, who: object = None) -> None:
         """Take notice that the call was answered."""
         if self._open_until is None and not self._failed:
             return
         with self._lock:
             if self._open_until is None:
                 self._failed = 0
-            elif self._prober == get_ident():
+            elif self._prober == (who or get_ident()):
                 self._failed, self._open_until, self._prober = 0, None, None
 
-    def failed(self) -> None:
+    def failed(self, who: object = None) -> None:
         """Take notice that the call was not answered."""
         with self._lock:
             if self._open_until is None:
                 self._failed += 1
                 if self._failed < self._limit:
                     return
-            elif self._prober != get_ident():
+            elif self._prober != (who or get_ident()):
                 return
             self._open_until, self._prober = self._clock() + self._open_seconds, None
 
-    def abandoned(self) -> None:
+    def abandoned(self, who: object = None) -> None:
         """Take notice that there was no call. If it was the probe, the next one may be it."""
         if self._open_until is None:
             return
         with self._lock:
-            if self._prober == get_ident():
+            if self._prober == (who or get_ident()):
                 self._prober = None
 
 
@@ -173,23 +174,41 @@ class GuardedLevel:
         self._refused = 0
         self._last = LevelStats()
 
-    def _ask(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not self.breaker.allow():
+    def _guarded(self, steps: Steps[R]) -> Steps[R]:
+        """Take steps, if the breaker lets them; tell it how they ended."""
+        who = object()
+        if not self.breaker.allow(who):
+            steps.close()
             self._refused += 1
             raise LevelUnavailable(f"{self.name} failed a moment ago and is not asked.")
         try:
-            answer = call(*args, **kwargs)
+            answer = yield from steps
         except PartlyUnavailable:
-            self.breaker.succeeded()
+            self.breaker.succeeded(who)
             raise
         except PoolExhausted:
-            self.breaker.abandoned()
+            self.breaker.abandoned(who)
             raise
         except BaseException:  # whatever it is, a probe must end
-            self.breaker.failed()
+            self.breaker.failed(who)
             raise
-        self.breaker.succeeded()
+        self.breaker.succeeded(who)
         return answer
+
+    def _ask(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return run(self._guarded(done(call, *args, **kwargs)))
+
+    def getting(self, key: str) -> Steps[Stored | None]:
+        """Do what `get` does, in steps."""
+        return self._guarded(getting(self.level, key))
+
+    def putting(self, key: str, stored: Stored, origin: InsertOrigin) -> Steps[None]:
+        """Do what `put` does, in steps."""
+        return self._guarded(putting(self.level, key, stored, origin))
+
+    def removing(self, key: str) -> Steps[bool]:
+        """Do what `remove` does, in steps."""
+        return self._guarded(removing(self.level, key))
 
     def get(self, key: str, /) -> Stored | None:
         """Return what is stored, or None for a miss.
@@ -197,7 +216,7 @@ class GuardedLevel:
         Raises:
             LevelUnavailable: The level does not answer, or did not a moment ago.
         """
-        return self._ask(self.level.get, key)
+        return run(self.getting(key))
 
     def put(self, key: str, stored: Stored, origin: InsertOrigin) -> None:
         """Store, or overwrite.
@@ -205,7 +224,7 @@ class GuardedLevel:
         Raises:
             LevelUnavailable: The level does not answer, or did not a moment ago.
         """
-        self._ask(self.level.put, key, stored, origin)
+        run(self.putting(key, stored, origin))
 
     def remove(self, key: str) -> bool:
         """Forget a key; return whether it was there.
@@ -213,7 +232,7 @@ class GuardedLevel:
         Raises:
             LevelUnavailable: The level does not answer, or did not a moment ago.
         """
-        return self._ask(self.level.remove, key)
+        return run(self.removing(key))
 
     def remove_where(self, predicate: Callable[[str], bool]) -> int:
         """Forget every key for which the predicate holds; return how many there were.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -10,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from cache_app.core.steps import Runner, Steps, run
 
 __all__ = ["LEASE_SECONDS", "KeyLease", "KeyLeases", "LeaseStats", "LeaseWaits"]
 
@@ -61,7 +65,7 @@ class LeaseStats:
 
 
 class KeyLeases(Protocol):
-    """Who keeps the leases. It raises nothing; one thread calls ``take`` and ``release``."""
+    """Who keeps the leases. Its steps raise nothing."""
 
     @property
     def available(self) -> bool:
@@ -71,14 +75,14 @@ class KeyLeases(Protocol):
     def errors(self) -> int:
         """Calls that were not answered as they should have been. Any thread asks."""
 
-    def take(self, keys: Sequence[str]) -> list[KeyLease | None]:
-        """Return the lease of each key; None: another process has it.
+    def taking(self, keys: Sequence[str]) -> Steps[list[KeyLease | None]]:
+        """Return the lease of each key, in steps; None: another process has it.
 
         If that cannot be known, each gets one: without leases all compute.
         """
 
-    def release(self, leases: Sequence[KeyLease]) -> bool:
-        """Give back leases that are still their takers'; return whether that was answered."""
+    def releasing(self, leases: Sequence[KeyLease]) -> Steps[bool]:
+        """In steps, give back leases that are still their takers'; return whether it was heard."""
 
 
 @dataclass(order=True, slots=True)
@@ -107,12 +111,12 @@ class _Release:
 class LeaseWaits:
     """Takes leases, waits for those that others have. Any thread calls it; none of them blocks.
 
-    One thread does it all, in few round trips however many keys there are: it asks for the leases
-    that are wanted, again after 2, 4, 8 … 50 ms for those that other processes have, and gives
-    back what is done with, until that is answered. Whoever has got a lease looks into the cache
-    once more, if it says that something is stored there, before it computes: that is how a waiter
-    finds what it waited for. So a process that fails, and gives its lease back, makes way for the
-    next.
+    One thread, or the event loop that is attached, does it all, in few round trips however many
+    keys there are: it asks for the leases that are wanted, again after 2, 4, 8 … 50 ms for those
+    that other processes have, and gives back what is done with, until that is answered. Whoever has
+    got a lease looks into the cache once more, if it says that something is stored there, before it
+    computes: that is how a waiter finds what it waited for. So a process that fails, and gives its
+    lease back, makes way for the next.
 
     Nothing compares tokens when a value is stored: keys carry the generation, so that a
     computation which began before an invalidation stores its result where nobody looks. Two
@@ -120,15 +124,20 @@ class LeaseWaits:
 
     Args:
         leases: Who keeps them.
+        runner: Has the event loop, when there is one; whoever attaches it there calls `moved`.
     """
 
-    def __init__(self, leases: KeyLeases) -> None:
+    def __init__(self, leases: KeyLeases, runner: Runner | None = None) -> None:
         self._leases = leases
+        self._runner = runner or Runner()
         self._changed = threading.Condition()
         self._waits: list[_Wait] = []
         self._releases: list[_Release] = []
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
+        self._turning = False
+        """Whether the event loop is at it, or will be in a moment."""
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def __len__(self) -> int:
@@ -139,7 +148,7 @@ class LeaseWaits:
         return LeaseStats(len(self._waits), self._leases.errors, not self._leases.available)
 
     def take(self, key: str, then: Callable[[KeyLease], None], *, within: float) -> None:
-        """Call ``then`` once with the key's lease, on another thread; at once if there are none.
+        """Call ``then`` once with the key's lease, where that is waited for; at once without one.
 
         Args:
             key: What is to be computed.
@@ -175,12 +184,33 @@ class LeaseWaits:
             thread = self._thread
         if thread is not None:
             thread.join()
-        self._give_back(self._releases)
+        run(self._giving_back(self._releases))
         for wait in self._waits:
             _call(wait, KeyLease(wait.key))
         self._releases, self._waits = [], []
 
+    def moved(self) -> None:
+        """Take notice that the event loop has been attached or detached; its thread calls it."""
+        with self._changed:
+            self._turning = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._releases or self._waits:
+                self._wake()
+            else:
+                self._changed.notify()
+
     def _wake(self) -> None:
+        """See to it that somebody looks what is to be done. Called with the lock held."""
+        loop = self._runner.loop
+        if loop is not None:
+            if not self._turning:
+                self._turning = True
+                soon = loop.call_soon if self._runner.here() else loop.call_soon_threadsafe
+                with contextlib.suppress(RuntimeError):  # it has ended; `moved` will be called
+                    soon(self._turn_on_loop)
+            return
         if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._run, name="lease-waits", daemon=True)
             self._thread.start()
@@ -188,43 +218,89 @@ class LeaseWaits:
 
     def _run(self) -> None:
         while (due := self._due()) is not None:
-            releases, waits = due
-            late = self._give_back(releases)
-            held = self._ask(waits)
-            with self._changed:
-                for release in late:
-                    heapq.heappush(self._releases, release)
-                for wait in held:
-                    heapq.heappush(self._waits, wait)
+            run(self._turn(*due))
 
     def _due(self) -> tuple[list[_Release], list[_Wait]] | None:
         """Return what is to be done, as soon as there is something; None: closed."""
         with self._changed:
             while not self._closed:
-                now = time.monotonic()
-                releases = _pop_due(self._releases, now)
-                waits = _pop_due(self._waits, now)
+                if self._runner.loop is not None:
+                    if self._releases or self._waits:  # put aside here since it took over
+                        self._wake()
+                    self._changed.wait()
+                    continue
+                releases, waits, seconds = self._pop()
                 if releases or waits:
                     return releases, waits
-                first = [heap[0].at for heap in (self._releases, self._waits) if heap]
-                self._changed.wait(min(first) - now if first else None)
+                self._changed.wait(seconds)
         return None
 
-    def _give_back(self, releases: Sequence[_Release]) -> list[_Release]:
+    def _pop(self) -> tuple[list[_Release], list[_Wait], float | None]:
+        """Return what is due, or seconds until something is. Called with the lock held."""
+        now = time.monotonic()
+        releases = _pop_due(self._releases, now)
+        waits = _pop_due(self._waits, now)
+        first = [heap[0].at for heap in (self._releases, self._waits) if heap]
+        return releases, waits, min(first) - now if first else None
+
+    def _turn_on_loop(self) -> None:
+        """Do what is due, and come back for the rest. The loop's thread calls it."""
+        with self._changed:
+            loop = self._runner.loop
+            if loop is None or not self._turning:
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            releases, waits, seconds = self._pop()
+            if not releases and not waits:
+                self._turning = False
+                if seconds is not None:
+                    self._timer = loop.call_later(seconds, self._look_again)
+                return
+
+        def turned(_: None, error: BaseException | None) -> None:
+            if error is not None:
+                logger.error("Leases failed", exc_info=error)
+            self._turn_on_loop()
+
+        self._runner.run(self._turn(releases, waits), turned)
+
+    def _look_again(self) -> None:
+        with self._changed:
+            self._timer = None
+            if self._turning:
+                return
+            self._turning = True
+        self._turn_on_loop()
+
+    def _turn(self, releases: list[_Release], waits: list[_Wait]) -> Steps[None]:
+        """Give back, ask, and put aside what is to be done later."""
+        late = yield from self._giving_back(releases)
+        held = yield from self._asking(waits)
+        with self._changed:
+            for release in late:
+                heapq.heappush(self._releases, release)
+            for wait in held:
+                heapq.heappush(self._waits, wait)
+
+    def _giving_back(self, releases: Sequence[_Release]) -> Steps[list[_Release]]:
         """Release leases; return those to be released later, as nobody answered."""
-        if not releases or self._leases.release([release.lease for release in releases]):
+        if not releases:
+            return []
+        if (yield from self._leases.releasing([release.lease for release in releases])):
             return []
         now = time.monotonic()
         for release in releases:
             release.at = now + _LONGEST
         return [release for release in releases if release.at < release.until]
 
-    def _ask(self, waits: Sequence[_Wait]) -> list[_Wait]:
+    def _asking(self, waits: Sequence[_Wait]) -> Steps[list[_Wait]]:
         """Ask for leases; return the waits for those that others have."""
         if not waits:
             return []
         held = []
-        leases = self._leases.take([wait.key for wait in waits])
+        leases = yield from self._leases.taking([wait.key for wait in waits])
         now = time.monotonic()
         longest = max(_LONGEST, _EACH * len(self._waits))
         for wait, lease in zip(waits, leases, strict=True):

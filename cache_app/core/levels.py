@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from cache_app.core.steps import Steps, done, run
 from cache_app.core.tiers import TIERS, Tier, Tiers
 from plugins.contracts import InsertOrigin
 from plugins.errors import LevelUnavailable
@@ -82,7 +83,8 @@ class Level(Protocol):
     """A place that keeps values. Any thread calls it, several at once.
 
     Every method may raise `LevelUnavailable`; `Levels` then goes on without the level. One whose
-    ``get`` may wait for a server says so by an attribute ``waits``, which is true.
+    ``get`` may wait for a server says so by an attribute ``waits``, which is true, and can do
+    what ``get``, ``put`` and ``remove`` do in steps, by ``getting``, ``putting`` and ``removing``.
     """
 
     @property
@@ -141,6 +143,24 @@ class Known:
 
 _new_found: Callable[[tuple[Any, str, float, float, float]], Found]
 _new_found = functools.partial(tuple.__new__, Found)  # a third of what calling the class costs
+
+
+def getting(level: Level, key: str) -> Steps[Stored | None]:
+    """Return what a level's ``get`` does, in steps."""
+    steps = getattr(level, "getting", None)
+    return done(level.get, key) if steps is None else steps(key)
+
+
+def putting(level: Level, key: str, stored: Stored, origin: InsertOrigin) -> Steps[None]:
+    """Do what a level's ``put`` does, in steps."""
+    steps = getattr(level, "putting", None)
+    return done(level.put, key, stored, origin) if steps is None else steps(key, stored, origin)
+
+
+def removing(level: Level, key: str) -> Steps[bool]:
+    """Do what a level's ``remove`` does, in steps."""
+    steps = getattr(level, "removing", None)
+    return done(level.remove, key) if steps is None else steps(key)
 
 
 def _always_warm(_: str) -> Tier:
@@ -204,11 +224,19 @@ class Levels:
             key: Its key.
             among: Where to look: `quick`, `slow`; None: everywhere.
         """
-        stale: Found | None = None
+        return run(self.finding(key, among=among))
+
+    def finding(
+        self, key: str, *, among: Look | None = None, stale: Found | None = None
+    ) -> Steps[Found | None]:
+        """Do what `find` does, in steps; ``stale`` is what was found elsewhere."""
         clock = self._clock
         for depth, level in self._all if among is None else among:
             try:
-                stored = level.get(key)
+                if depth < len(self.quick):
+                    stored = level.get(key)
+                else:
+                    stored = yield from getting(level, key)
             except LevelUnavailable:
                 self._count(self._errors, level)
                 continue
@@ -227,7 +255,7 @@ class Levels:
                     stale = Found(value, level.name, created, expires, now - fresh_until)
                 continue
             if depth:
-                self._promote(key, stored, self._levels[:depth])
+                yield from self._promoting(key, stored, self._levels[:depth])
             return _new_found((value, level.name, fresh_until - life[0], expires, 0.0))
         return stale
 
@@ -279,12 +307,12 @@ class Levels:
         """Return the seconds since a value was computed."""
         return max(0.0, self._clock() - found.created)
 
-    def _promote(self, key: str, stored: Stored, above: Sequence[Level]) -> None:
+    def _promoting(self, key: str, stored: Stored, above: Sequence[Level]) -> Steps[None]:
         for level in above:
             if level.name not in self._held_by["warm"]:  # it was just used
                 continue
             try:
-                level.put(key, stored, "promotion")
+                yield from putting(level, key, stored, "promotion")
             except LevelUnavailable:
                 self._count(self._errors, level)
             else:
@@ -311,6 +339,19 @@ class Levels:
             origin: Why it is stored.
             cost: Seconds that computing it took; None: not known.
         """
+        run(self.storing(key, value, ttl=ttl, stale=stale, origin=origin, cost=cost))
+
+    def storing(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float,
+        stale: float,
+        origin: InsertOrigin,
+        cost: float | None,
+    ) -> Steps[None]:
+        """Do what `store` does, in steps."""
         tier: Tier = "warm"
         now = self._clock()
         expires = now + ttl + stale
@@ -322,9 +363,9 @@ class Levels:
         for level in self._upwards:
             try:
                 if level.name in held_by:
-                    level.put(key, stored, origin)
+                    yield from putting(level, key, stored, origin)
                 else:
-                    level.remove(key)
+                    yield from removing(level, key)
             except LevelUnavailable:
                 self._count(self._errors, level)
 

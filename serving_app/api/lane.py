@@ -2,8 +2,8 @@
 
 It takes a request only if it is of the usual form; whatever is out of the ordinary (a browser's,
 one with a cookie or without a token, another method, another media type, …) goes to Django, so
-that both give the same answer. What must wait for a database, a Redis or a plugin does so on a
-thread; a hit never leaves the thread of the event loop.
+that both give the same answer. What must wait for a database or a plugin does so on a thread; what
+waits for a Redis, and a hit, never leaves the thread of the event loop.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from serving_app.api.lane_http import (
     Scope,
     Send,
 )
-from serving_app.api.lane_replies import Aside, Reply, predicted, reply_by, throttle
-from serving_app.api.lane_waits import landed, on_thread
+from serving_app.api.lane_replies import Reply, predicted, reply_by, throttle
+from serving_app.api.lane_waits import Aside, landed, on_thread, together
 from serving_app.api.predictions import (
     Batch,
     batch,
@@ -164,29 +164,19 @@ class Lane:
         """Return what comes of requests, in order."""
         recommender, now = wiring.get_recommender(), time.monotonic()
         begun = [recommender.start_at_once(request, now) for request in requests]
-        started = await self._together(begun)
+        started = await together(begun, self._aside)
         waiting = [
             each for each in started if isinstance(each, Pending) and each.waits_for is not None
         ]
         if waiting:
             await landed(waiting, exchange.disconnected())
-        return await self._together(
+        return await together(
             [
                 recommender.finish_at_once(request, pending, now)
                 for request, pending in zip(requests, started, strict=True)
-            ]
+            ],
+            self._aside,
         )
-
-    async def _together(self, parts: Sequence[Any]) -> list[Any]:
-        """Return parts, with what is still to be called replaced by what it returned."""
-        if not any(callable(each) for each in parts):
-            return list(parts)
-
-        def call() -> list[Any]:
-            return [each() if callable(each) else each for each in parts]
-
-        called: list[Any] = await self._aside(call)
-        return called
 
 
 def _hit(exchange: Exchange, body: bytes) -> bytes | Wanted | None:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from cache_app.core.steps import run
+from cache_app.wiring import get_runner
 from plugins import Recommendation, RecommendationRequest, RecserveError
 from serving_app import rates, request_log, wiring
 from serving_app.api.lane_http import JSON, BodyTooLarge, Gone
 from serving_app.api.lane_settings import LaneSettings
-from serving_app.api.lane_waits import landed, on_thread
+from serving_app.api.lane_waits import Aside, landed, on_thread, taken, together
 from serving_app.api.predictions import Question, note_answer, note_question
 from serving_app.api.problems import CONTENT_TYPE, response_of, with_request_id
 from serving_app.core.access import Access
@@ -23,12 +25,10 @@ from serving_app.core.hit_path import Wanted
 from serving_app.core.pending import Pending
 from serving_app.core.request_record import RequestRecord, under_way
 
-__all__ = ["Aside", "Reply", "computed", "predicted", "reply_by", "throttle"]
+__all__ = ["Reply", "computed", "predicted", "reply_by", "throttle"]
 
 logger = logging.getLogger(__name__)
 
-Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Runs what may wait, and returns what it returned."""
 _PROBLEM = CONTENT_TYPE.encode()
 
 
@@ -83,7 +83,11 @@ async def throttle(
     if rate is None:
         return
     if rates.shared():
-        await aside(functools.partial(rates.count, granted, "predict", rate, cost))
+        steps = rates.counting(granted, "predict", rate, cost)
+        if get_runner().here():
+            await taken(steps)
+        else:
+            await aside(functools.partial(run, steps))
     else:
         rates.count(granted, "predict", rate, cost)
 
@@ -99,7 +103,7 @@ async def predicted(
     Args:
         request: The request.
         gone: Ends when the client has gone; as a function, it is called if there is need to wait.
-        aside: Runs what may wait for a database, a Redis or a plugin.
+        aside: Runs what may wait for a database or a plugin.
 
     Raises:
         Gone: The client has gone first.
@@ -108,7 +112,7 @@ async def predicted(
     recommender, now = wiring.get_recommender(), time.monotonic()
     pending = recommender.start_at_once(request, now)
     if callable(pending):
-        pending = await aside(pending)
+        (pending,) = await together([pending], aside)
     if isinstance(pending, Pending) and pending.waits_for is not None:
         await landed([pending], gone if isinstance(gone, asyncio.Future) else gone())
     result = recommender.finish_at_once(request, pending, now)

@@ -6,21 +6,26 @@ import asyncio
 import contextvars
 import functools
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from django.db import close_old_connections
 
+from cache_app.core.steps import Steps
+from cache_app.wiring import get_runner
 from serving_app.api.lane_http import Gone
-from serving_app.core.pending import Pending
+from serving_app.core.pending import Pending, Rest
 
-__all__ = ["landed", "on_thread"]
+__all__ = ["Aside", "landed", "on_thread", "taken", "together"]
 
 Result = TypeVar("Result")
 
+Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Runs what may wait, and returns what it returned."""
+
 _THREADS = 16
-"""For what waits: look-ups in Redis, feature sources, tokens that are new."""
+"""For what waits: feature sources, fallbacks, tokens that are new."""
 
 
 async def landed(
@@ -96,6 +101,43 @@ async def ended(
         watch.remove_done_callback(wake)
         if own is not None:
             own.cancel()
+
+
+async def together(parts: Sequence[Any], aside: Aside) -> list[Any]:
+    """Return parts, with what is still to be called replaced by what it returned.
+
+    Args:
+        parts: Of some requests; a `Rest` is taken in steps where this loop may ask a Redis.
+        aside: Runs what may wait, all in one go.
+    """
+    if get_runner().here():
+        begun = [taken(each.steps) if isinstance(each, Rest) else each for each in parts]
+        parts = [await each if isinstance(each, asyncio.Future) else each for each in begun]
+    if not any(callable(each) for each in parts):
+        return list(parts)
+
+    def call() -> list[Any]:
+        return [each() if callable(each) else each for each in parts]
+
+    called: list[Any] = await aside(call)
+    return called
+
+
+def taken(steps: Steps[Result]) -> asyncio.Future[Result]:
+    """Return the future of what steps return, which this loop takes; the cache's runner has it."""
+    waiter: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    def then(result: Result, error: BaseException | None) -> None:
+        if waiter.done():  # whoever waited has gone
+            if isinstance(result, Pending) and result.waits_for is not None:
+                result.cancel()
+        elif error is None:
+            waiter.set_result(result)
+        else:
+            waiter.set_exception(error)
+
+    get_runner().run(steps, then)
+    return waiter
 
 
 @functools.cache

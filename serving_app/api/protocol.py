@@ -26,9 +26,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving_app import access, wiring
 from serving_app.api.lane_hits import hit_answer
 from serving_app.api.lane_http import JSON, Gone
-from serving_app.api.lane_replies import Aside, Reply, computed
+from serving_app.api.lane_replies import Reply, computed
 from serving_app.api.lane_settings import LaneSettings
-from serving_app.api.lane_waits import on_thread
+from serving_app.api.lane_waits import Aside, on_thread
 from serving_app.api.lane_wire import Head, heads_for, message
 from serving_app.api.patience import Patience
 from serving_app.core.access import Access

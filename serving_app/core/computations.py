@@ -13,6 +13,7 @@ from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Levels
 from cache_app.core.negative import NegativeEntries
 from cache_app.core.single_flight import Flight, SingleFlight
+from cache_app.core.steps import Runner, Steps
 from plugins import Priority
 from plugins.contracts import InsertOrigin
 from serving_app.core.features import Row
@@ -62,6 +63,7 @@ class Computations:
         negative: Remembers questions that were refused.
         computed: See `serving_app.core.recommender.Recommender`.
         leases: Lets one process of all that share a level compute a key; None: each does.
+        runner: Looks into levels, and stores in them.
         clock: Monotonic seconds.
         rng: Draws jitter.
     """
@@ -74,6 +76,7 @@ class Computations:
         negative: NegativeEntries,
         computed: Callable[[Lease, Row, int, Ranking], None] | None,
         leases: LeaseWaits | None,
+        runner: Runner,
         clock: Callable[[], float] = time.monotonic,
         rng: Random,
     ) -> None:
@@ -82,6 +85,7 @@ class Computations:
         self._negative = negative
         self._computed = computed
         self._leases = leases
+        self._runner = runner
         self._clock = clock
         self._rng = rng
         self._flights: SingleFlight[tuple[str, int], Ranking] = SingleFlight()
@@ -172,8 +176,14 @@ class Computations:
     ) -> None:
         """Start a computation, unless another process has made it meanwhile.
 
-        Runs on the thread of the waits if there was something to wait for. Errors are the flight's.
+        Runs where the lease was waited for, if there was something to wait for. Errors are the
+        flight's.
         """
+        self._runner.run(self._beginning(computation, row, key_lease, lease=lease), _raise)
+
+    def _beginning(
+        self, computation: _Computation, row: Row, key_lease: KeyLease | None, *, lease: Lease
+    ) -> Steps[None]:
 
         def release(computed: Ranking | None = None) -> None:
             try:
@@ -187,7 +197,7 @@ class Computations:
         try:
             if computation.given_up:
                 raise CancelledError
-            made = self._made_elsewhere(computation, key_lease)
+            made = yield from self._made_elsewhere(computation, key_lease)
             started = self._clock()  # what others took is none of the value's cost
             if made is None:
                 work = self._queue(lease, computation, row)
@@ -233,11 +243,11 @@ class Computations:
 
     def _made_elsewhere(
         self, computation: _Computation, key_lease: KeyLease | None
-    ) -> Ranking | None:
+    ) -> Steps[Ranking | None]:
         """Return the ranking that another process stored before we had the key's lease."""
         if key_lease is None or not key_lease.stored:
             return None
-        found = self._levels.find(computation.key)
+        found = yield from self._levels.finding(computation.key)
         if found is None or found.stale_for or found.value.cut(computation.depth, ()) is None:
             return None
         if computation.replaces is not None and found.created <= computation.replaces:
@@ -252,36 +262,47 @@ class Computations:
         started: float,
         release: Callable[[Ranking | None], None],
     ) -> None:
-        """Store a computed ranking, and hand it to all who wait. Runs on a batcher thread."""
-        ranking = None
-        try:
-            error = done.exception() if not done.cancelled() else CancelledError()
-            if error is not None:
-                self._fail(computation, error)
-                return
-            ranking = done.result()
-            computation.flight.note = getattr(done, "batch", None)
-            cost = self._clock() - started
-            lifetime = computation.freshness.lifetime(cost, self._rng)
+        """Store a computed ranking, then hand it to all who wait. Runs where it was read."""
+        error = done.exception() if not done.cancelled() else CancelledError()
+        if error is not None:
             try:
-                self._levels.store(
-                    computation.key,
-                    ranking,
-                    ttl=lifetime.ttl,
-                    stale=lifetime.stale,
-                    origin=_origin(computation.urgency),
-                    cost=cost,
-                )
+                self._fail(computation, error)
             finally:
+                release(None)
+            return
+        ranking = done.result()
+        computation.flight.note = getattr(done, "batch", None)
+        cost = self._clock() - started
+        lifetime = computation.freshness.lifetime(cost, self._rng)
+
+        def stored(_: None, error: BaseException | None) -> None:
+            try:
                 key = computation.key, computation.depth
                 self._flights.resolve(key, ranking, flight=computation.flight)
-        finally:
-            release(ranking)
+            finally:
+                release(ranking)
+            _raise(None, error)
+
+        storing = self._levels.storing(
+            computation.key,
+            ranking,
+            ttl=lifetime.ttl,
+            stale=lifetime.stale,
+            origin=_origin(computation.urgency),
+            cost=cost,
+        )
+        self._runner.run(storing, stored)
 
     def _fail(self, computation: _Computation, error: BaseException) -> None:
         """Hand an error to all who wait, and remember it if it is the question's fault."""
         self._negative.remember(computation.key, error)
         self._flights.fail((computation.key, computation.depth), error, flight=computation.flight)
+
+
+def _raise(_: None, error: BaseException | None) -> None:
+    """Let whoever ran the steps hear of an error that is nobody's answer."""
+    if error is not None:
+        raise error
 
 
 def _origin(urgency: Urgency) -> InsertOrigin:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from typing import Any
 
 from cache_app.core.levels import Found
 from cache_app.core.single_flight import Flight
+from cache_app.core.steps import Steps, run
 from plugins import (
     DeadlineExceeded,
     InvalidInput,
@@ -21,7 +23,24 @@ from serving_app.core.ranking import Ranking
 from serving_app.core.segment_table import EVERYONE
 from serving_app.core.version_record import VersionRecord
 
-__all__ = ["Pending"]
+__all__ = ["Pending", "Rest"]
+
+
+class Rest:
+    """What is left of a look-up: call it on a thread, or take its steps where nobody waits."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self, steps: Steps[Pending | RecserveError | Callable[[], Any]]) -> None:
+        self.steps = steps
+        """They return what the call returns, or what is still to be called on a thread."""
+
+    def __call__(self) -> Pending | RecserveError:
+        """Return what comes of it; wait on this thread."""
+        result = run(self.steps)
+        while callable(result):
+            result = result()
+        return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from cache_app.core.keys import digest_features, in_generation, recommendation_k
 from cache_app.core.lease_waits import LeaseWaits
 from cache_app.core.levels import Found, Known, Levels, Look
 from cache_app.core.negative import NegativeEntries, NegativeStats
+from cache_app.core.steps import Runner, Steps
 from plugins import (
     Explanation,
     InvalidInput,
@@ -31,7 +32,7 @@ from serving_app.core.features import Row
 from serving_app.core.hit_path import HitPath
 from serving_app.core.live_models import Lease, LiveModels
 from serving_app.core.live_version import LiveVersion
-from serving_app.core.pending import Pending
+from serving_app.core.pending import Pending, Rest
 from serving_app.core.ranking import Ranking
 from serving_app.core.renewals import FailedRenewals
 from serving_app.core.request_counts import MISS, RecommenderStats, RequestCounts
@@ -62,6 +63,7 @@ class Recommender:
         computed: Called with the lease, row, depth and ranking of each computation when its
             waiters have been answered, on the thread that answered them; it must not wait.
         leases: Lets one process of all that share a level compute a key; None: each does.
+        runner: Stores what was computed without waiting, on an event loop; None: each thread waits.
         asked: Called with each request that was answered and is no warm-up, and with whether the
             cache had a fresh answer, on the thread that asked; it must not wait.
         plan_of: Returns the plan of a user's segment, or None for a user in none; it must not
@@ -83,6 +85,7 @@ class Recommender:
         negative: NegativeEntries | None = None,
         computed: Callable[[Lease, Row, int, Ranking], None] | None = None,
         leases: LeaseWaits | None = None,
+        runner: Runner | None = None,
         asked: Callable[[RecommendationRequest, bool], None] | None = None,
         plan_of: Callable[[UserId], SegmentPlan | None] = _nowhere,
         clock: Callable[[], float] = time.monotonic,
@@ -106,6 +109,7 @@ class Recommender:
             negative=self._negative,
             computed=computed,
             leases=leases,
+            runner=runner or Runner(),
             clock=clock,
             rng=self._rng,
         )
@@ -158,7 +162,7 @@ class Recommender:
         """Do what `start` does, if that waits for nothing: for an event loop.
 
         What is returned else may wait for a database, a level or a feature source: call it on a
-        thread, and it does the rest.
+        thread, and it does the rest. A `Rest` only waits for levels, and is taken in steps.
         """
         try:
             return self._submit(request, started, at_once=True)
@@ -166,11 +170,11 @@ class Recommender:
             return error
 
     def _rest(
-        self, request: RecommendationRequest, started: float, since: int
+        self, request: RecommendationRequest, started: float, since: int, found: Found | None
     ) -> Pending | RecserveError:
-        """Do what `start_at_once` left undone after looking where it could."""
+        """Do what was left undone after all levels were looked into."""
         try:
-            pending = self._submit(request, started, since=since)
+            pending = self._submit(request, started, looked=(since, found))
         except RecserveError as error:
             return error
         assert isinstance(pending, Pending), "only who must not wait is told to"
@@ -182,9 +186,9 @@ class Recommender:
         now: float,
         *,
         at_once: bool = False,
-        since: int | None = None,
+        looked: tuple[int, Found | None] | None = None,
     ) -> Pending | Callable[[], Pending | RecserveError]:
-        """Look up, and compute; ``since``: the quick levels were asked then, and had nothing."""
+        """Look up, and compute; ``looked``: when that was done, and what was there."""
         terms = self._terms_of(request)
         lease = self._lease_by(terms, request) if terms.alias else None
         if lease is None:
@@ -193,7 +197,7 @@ class Recommender:
         if lease is None:  # why, the database says
             return functools.partial(self.start, request, now)
         try:
-            version, record, alias = lease.version, lease.version.record, lease.alias
+            version, record = lease.version, lease.version.record
             deadline = now + (record.timeout if request.timeout is None else request.timeout)
             # Given features are checked even if the answer is cached: a hit hides no bad request.
             row = None if request.features is None else version.layout.row(request.features)
@@ -206,23 +210,52 @@ class Recommender:
             if generation is None:
                 return functools.partial(self.start, request, now)
             key = in_generation(entry, generation)
-            if since is None:
+            if looked is None:
                 moment = self._computations.moment()
                 found = self._find(key, request, self._levels.quick if at_once else None)
             else:
-                moment = since
-                found = self._find(key, request, self._levels.slow)
-            if found is not None and not found.stale_for:
-                return Pending(
-                    request, record, deadline, found, None, alias=alias, segment=terms.name
+                moment, found = looked
+            fresh = found is not None and not found.stale_for
+            if at_once and not fresh and self._levels.slow:
+                finding = self._levels.finding(key, among=self._levels.slow, stale=found)
+                compute = functools.partial(
+                    self._compute, request, key, row, terms=terms, deadline=deadline, since=moment
                 )
-            if at_once and (self._levels.slow or (row is None and version.source_waits)):
-                if found is not None:  # which the other levels may have fresh
-                    return functools.partial(self.start, request, now)
-                return functools.partial(self._rest, request, now, moment)
+                rest = functools.partial(self._rest, request, now, moment)
+                return Rest(self._looking(request, lease.share(), finding, compute, rest))
+            if at_once and not fresh and row is None and version.source_waits:
+                return functools.partial(self._rest, request, now, moment, found)
             return self._compute(
                 request, key, row, lease, found, terms=terms, deadline=deadline, since=moment
             )
+        finally:
+            lease.release()
+
+    def _looking(
+        self,
+        request: RecommendationRequest,
+        lease: Lease,
+        finding: Steps[Found | None],
+        compute: Callable[[Lease, Found | None], Pending],
+        rest: Callable[[Found | None], Pending | RecserveError],
+    ) -> Steps[Pending | RecserveError | Callable[[], Pending | RecserveError]]:
+        """Look into the levels that may wait, and compute what they have not fresh, in steps.
+
+        Args:
+            request: What is asked.
+            lease: The version; released in the end.
+            finding: Looks into the levels.
+            compute: Computes, or answers with what was found.
+            rest: Does the same on a thread, if a feature source is to be asked.
+        """
+        try:
+            found = self._fit(request, (yield from finding))
+            fresh = found is not None and not found.stale_for
+            if not fresh and request.features is None and lease.version.source_waits:
+                return functools.partial(rest, found)
+            return compute(lease, found)
+        except RecserveError as error:
+            return error
         finally:
             lease.release()
 
@@ -243,6 +276,8 @@ class Recommender:
         pending = functools.partial(
             Pending, request, record, deadline, alias=lease.alias, segment=terms.name
         )
+        if found is not None and not found.stale_for:
+            return pending(found, None)
         refused = self._negative.find(key)
         if refused is not None:
             return pending(None, None, refused)
@@ -402,7 +437,9 @@ class Recommender:
         self, key: str, request: RecommendationRequest, among: Look | None = None
     ) -> Found | None:
         """Return what the cache has, if it is deep enough, and not too stale, for the request."""
-        found = self._levels.find(key, among=among)
+        return self._fit(request, self._levels.find(key, among=among))
+
+    def _fit(self, request: RecommendationRequest, found: Found | None) -> Found | None:
         if found is None or found.stale_for > self._freshness.longest_stale:
             return None
         return None if found.value.cut(request.k, request.exclude) is None else found

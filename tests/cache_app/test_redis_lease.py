@@ -7,6 +7,7 @@ import pytest
 
 from cache_app.core.breaker import Breaker
 from cache_app.core.lease_waits import KeyLease, LeaseWaits
+from cache_app.core.steps import run
 from cache_app.redis_lease import RedisLeases
 from cache_app.redis_level import RedisLevel
 from cache_app.redis_servers import OneServer
@@ -16,7 +17,11 @@ from tests.servers import wait_for
 
 
 def take(leases, key=KEY):
-    return leases.take([key])[0]
+    return run(leases.taking([key]))[0]
+
+
+def release(leases, lease):
+    return run(leases.releasing([lease]))
 
 
 pytestmark = [pytest.mark.contract("C11"), pytest.mark.xdist_group("redis")]
@@ -72,7 +77,7 @@ def test_a_key_is_one_takers_until_it_is_released(make):
     assert take(two) is None
     assert take(one) is None
     assert take(two, "another").token
-    assert one.release([lease])
+    assert release(one, lease)
     assert take(two).token
     assert one.errors == two.errors == 0
 
@@ -81,9 +86,9 @@ def test_a_lease_runs_out_and_its_former_taker_cannot_release_it(make):
     one, two = make(seconds=0.05), make()
     old = take(one)
     new = wait_for(lambda: take(two), what="the lease has run out")
-    assert one.release([old])
+    assert release(one, old)
     assert take(one) is None
-    assert two.release([new])
+    assert release(two, new)
     assert take(one) is not None
 
 
@@ -95,7 +100,7 @@ def test_a_lease_says_whether_the_level_has_the_key_and_is_none_of_its_keys(serv
     assert lease.stored
     assert level.clear() == 1
     assert take(leases) is None
-    assert leases.release([lease])
+    assert release(leases, lease)
     assert not take(leases).stored
     assert level.sample(10) == []
     level.close()
@@ -107,7 +112,7 @@ def test_any_text_is_a_key(make):
         lease = take(leases, key)
         assert lease.token
         assert take(leases, key) is None
-        assert leases.release([lease])
+        assert release(leases, lease)
         assert take(leases, key) is not None
 
 
@@ -126,7 +131,7 @@ def test_rubbish_in_place_of_a_lease_is_waited_for_once(server, make, kind):
     assert server.client.pttl(at) > 0
     server.client.delete(at)
     server.client.rpush(at, b"rubbish")
-    leases.release([lease])  # it is not there to be released
+    release(leases, lease)  # it is not there to be released
     assert take(leases) is None
     assert take(leases).token
 
@@ -144,14 +149,14 @@ def test_without_a_server_nobody_waits_and_soon_nobody_asks(make):
         assert time.monotonic() - started < 2.0  # 5 time-outs, and not 101
         assert take(leases) == KeyLease(KEY)
         assert not leases.available
-        assert not leases.release([lease])
+        assert not release(leases, lease)
         assert leases.errors == 6
         server.go_on()
         time.sleep(0.3)
         assert leases._breaker.allow()  # as the level does
         leases._breaker.succeeded()
         wait_for(lambda: take(leases, "another").token, what="leases are kept again")
-        assert leases.release([lease])
+        assert release(leases, lease)
 
 
 @pytest.mark.contract("C12")
@@ -162,7 +167,7 @@ def test_a_full_server_keeps_no_leases_but_is_not_down(server, make):
         for _ in range(10):
             lease = take(leases)
             assert lease is not None
-            assert leases.release([lease])
+            assert release(leases, lease)
     finally:
         server.client.config_set("maxmemory", 0)
     assert leases.errors == 10
@@ -193,7 +198,7 @@ def test_a_waiter_has_the_lease_soon_after_it_is_free(make, waiting):
     waits.take(KEY, lambda mine: got.append((mine, threading.current_thread().name)), within=60)
     time.sleep(0.1)
     assert got == []
-    assert leases.release([lease])
+    assert release(leases, lease)
     wait_for(lambda: got, 5)
     ((mine, thread),) = got
     assert mine.token
@@ -228,9 +233,9 @@ def test_one_that_fails_harms_no_other_and_closing_leaves_none_waiting(make, wai
     waits.take("a", lambda lease: 1 / 0, within=60)
     waits.take("b", got.append, within=60)
     waits.take("c", got.append, within=60)
-    assert leases.release([first])
+    assert release(leases, first)
     wait_for(lambda: len(waits) <= 2, 5)
-    assert leases.release([second])
+    assert release(leases, second)
     wait_for(lambda: got, 5)
     waits.close()
     assert [(lease.key, bool(lease.token)) for lease in got] == [("b", True), ("c", False)]

@@ -216,7 +216,7 @@ def test_many_threads_get_their_own_values_over_few_connections(server, kind, mo
 def test_used_up_connections_say_nothing_about_the_server(server, monkeypatch):
     monkeypatch.setattr(redis_connections, "_CONNECTIONS", 1)
     behind = OneServer("l2", server.url, timeout=2.0)
-    pool = behind._client.connection_pool
+    pool = behind._link.client.connection_pool
     pool.timeout = 0.01
     level = guarded(behind, FakeClock())
     level.put(KEY, stored(), "miss")
@@ -351,9 +351,9 @@ class CountingServers(OneServer):
 
     uses = 0
 
-    def _run(self, work):
+    def _running(self, question):
         self.uses += 1
-        return super()._run(work)
+        return (yield from super()._running(question))
 
 
 def guarded(servers_, clock, name="l2"):

@@ -8,6 +8,7 @@ import pytest
 from cache_app.core.breaker import Breaker, GuardedLevel, PartlyUnavailable
 from cache_app.core.codec import Codec
 from cache_app.redis_level import RedisLevel
+from cache_app.redis_link import Ask
 from cache_app.redis_ring import RingNodes, node_name
 from plugins.errors import LevelUnavailable
 from serving_app.api.operation_views import _state
@@ -285,7 +286,7 @@ def test_an_error_of_our_own_does_not_hold_the_probe(single, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(node.server, "ask", interrupted)
+    monkeypatch.setattr(Ask, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         node.ask("GET", "x")
     monkeypatch.undo()

@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -108,21 +107,3 @@ def test_the_event_loop_reads_answers_where_l1_is_the_only_level(host, store):
 
     asyncio.run(asyncio.wait_for(use(), 60))
     assert list(ask("thread").items) == wanted
-
-
-@pytest.mark.parametrize(
-    ("cache", "attached"),
-    [
-        ({}, True),
-        ({"L2": {"PATH": "l2"}}, True),
-        ({"L2": {"BACKEND": "redis", "URL": "redis://127.0.0.1:1/0"}}, False),
-        ({"L3": {"BACKEND": "ring", "NODES": ["redis://127.0.0.1:1/0"]}}, False),
-    ],
-)
-def test_the_loop_reads_where_no_store_waits_for_a_network(settings, monkeypatch, cache, attached):
-    loops = []
-    serving = SimpleNamespace(host=SimpleNamespace(attach=loops.append))
-    monkeypatch.setattr(wiring, "get_serving", lambda: serving)
-    settings.RECSERVE = {**settings.RECSERVE, "CACHE": cache}
-    wiring.attach("loop")
-    assert loops == (["loop"] if attached else [])

@@ -279,15 +279,17 @@ class OthersLeases:
         self.taken = 0
         self.released = 0
 
-    def take(self, keys):
+    def taking(self, keys):
         if self.held:
             return [None] * len(keys)
         self.taken += len(keys)
         return [KeyLease(key, b"t", self.stored) for key in keys]
+        yield  # it asks nobody
 
-    def release(self, leases):
+    def releasing(self, leases):
         self.released += len(leases)
         return True
+        yield
 
 
 class Alone:
