@@ -65,6 +65,8 @@ def django_db_setup(request, django_db_setup, django_db_blocker):
     """The tests' database, and what is in it before any test."""
     with django_db_blocker.unblock():
         request.config.stash[MIGRATED] = Database(), django_db_blocker
+    yield
+    del request.config.stash[MIGRATED]  # from here on, the connection leads to another database
 
 
 @pytest.hookimpl(wrapper=True)

@@ -66,6 +66,7 @@ class Database:
     def __init__(self, alias: str = "default") -> None:
         self._alias = alias
         connection = connections[alias]
+        self._name = connection.settings_dict["NAME"]
         names = connection.introspection.django_table_names(only_existing=True)
         self._tables = sorted({*names, "django_migrations"})
         quoted = [connection.ops.quote_name(name) for name in self._tables]
@@ -90,9 +91,10 @@ class Database:
 
     def restore(self) -> list[str]:
         """Bring every table back, if one has other rows; return these."""
+        connection = connections[self._alias]
+        assert connection.settings_dict["NAME"] == self._name, "no other database is emptied"
         left = self.left()
         if left:
-            connection = connections[self._alias]
             flush = connection.ops.sql_flush(no_style(), self._tables)
             connection.ops.execute_sql_flush(flush)
             with transaction.atomic(using=self._alias), connection.cursor() as cursor:

@@ -38,16 +38,16 @@ def test_what_was_committed_is_taken_away_and_what_migrations_made_is_back(migra
 @pytest.mark.django_db
 def test_what_a_test_built_is_stopped_and_forgotten(live_model):
     registry = plugin_apps.get_registry()
-    before = Process()
+    before, hang_up = Process(), signal.getsignal(signal.SIGHUP)
     plugin_apps.reset_registry()
     plugin_apps.get_registry()
     HTTP.count("GET", "api/v1/predict", 200, 0.01)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda *_: None)
     assert wiring.built()
 
     before.restore()
 
     assert not wiring.built()
     assert not HTTP.counts()
-    assert signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    assert signal.getsignal(signal.SIGHUP) is hang_up
     assert plugin_apps.get_registry() is not registry
