@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -45,7 +47,27 @@ def environment(var: Path, settings: str = "") -> dict[str, str]:
     unset = ("DJANGO_SETTINGS_MODULE", "RECSERVE_VAR")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     own = {"DJANGO_SETTINGS_MODULE": settings} if settings else {}
-    return {**kept, **own, "RECSERVE_VAR": str(var), "RECSERVE_LOG_LEVEL": "INFO"}
+    log = {"RECSERVE_LOG_LEVEL": "INFO"}
+    return {**kept, **own, **database_of(var), "RECSERVE_VAR": str(var), **log}
+
+
+def database_of(var: Path) -> dict[str, str]:
+    """Where the tests run on PostgreSQL, give an installation a database of its own there.
+
+    In the one that is configured it would meet what other installations have counted.
+    """
+    given = "RECSERVE_DATABASE_URL"
+    url = os.environ.get(given, "")
+    if not url.startswith("postgres"):
+        return {}
+    import psycopg
+
+    name = f"of_{hashlib.blake2b(str(var).encode(), digest_size=8).hexdigest()}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+        if known.fetchone() is None:
+            connection.execute(f'CREATE DATABASE "{name}"')
+    return {given: urlsplit(url)._replace(path=f"/{name}").geturl()}
 
 
 @dataclass
