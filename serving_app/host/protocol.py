@@ -270,7 +270,7 @@ def decode_tensors(payload: bytes, at: int = 0) -> list[NDArray[Any]]:
                 tensor = np.frombuffer(payload, dtype, values, at) if values else np.empty(0, dtype)
                 at += values * dtype.itemsize
             tensors.append(tensor if dimensions == 1 else tensor.reshape(shape))
-    except (IndexError, struct.error, ValueError) as error:  # cut off, or no tensors at all
+    except (IndexError, struct.error, ValueError, OverflowError) as error:  # cut off, or no tensors
         raise ProtocolError(f"these are no tensors: {error}") from error
     if at != len(payload):
         raise ProtocolError("there are bytes after the last tensor")
