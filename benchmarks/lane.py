@@ -1,16 +1,18 @@
 """Processor time of one hit by entrance, without sockets: what of it is uvicorn's, what the lane's.
 
-Run: ``python -m benchmarks.lane [--quick] [--json] [--redis] [--profile ENTRANCE | --growth]``; it
-needs ``requirements/bench.txt`` and PyTorch. Requests go into uvicorn's protocol class as a socket
-would give them, 64 connections at a time, and answers are taken off its transport; so the system
-calls are missing, and nothing else. Rounds are interleaved, figures are medians, in microseconds of
-the process's own processor time, which says something on a busy machine, too.
+Run: ``python -m benchmarks.lane [--quick] [--json] [--redis]
+[--profile ENTRANCE | --growth | --logged]``; it needs ``requirements/bench.txt`` and PyTorch.
+Requests go into uvicorn's protocol class as a socket would give them, 64 connections at a time, and
+answers are taken off its transport; so the system calls are missing, and nothing else. Rounds are
+interleaved, figures are medians, in microseconds of the process's own processor time, which says
+something on a busy machine, too.
 
 ``--redis`` measures hits in a Redis below L1, a real one, which has a single entry then; system
 calls to it are not missing.
 
 ``--growth`` measures hits of random users by the number of users whose answers are in L1;
-``--plot FILE`` draws that.
+``--plot FILE`` draws that. ``--logged`` measures what a hit's line in the access log costs, written
+at once and on a thread: in the event loop's thread, and in the process.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import argparse
 import asyncio
 import contextlib
 import cProfile
+import io
 import itertools
 import json
+import logging
 import os
 import pstats
 import random
@@ -38,6 +42,7 @@ from benchmarks.contestants import ITEMS, ROOT, SET_UP
 from benchmarks.http_load import FEATURES, bodies, request_bytes
 
 CONNECTIONS, REQUESTS, USERS = 64, 6_400, 200
+_NOWHERE = os.open(os.devnull, os.O_WRONLY)
 
 
 class Transport(asyncio.Transport):
@@ -73,6 +78,14 @@ class Transport(asyncio.Transport):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class Nowhere(io.TextIOBase):
+    """Takes lines as a file does, without keeping them."""
+
+    def write(self, text: str) -> int:
+        """Let the system take it, as from a file."""
+        return os.write(_NOWHERE, text.encode())
 
 
 class Entrance:
@@ -146,6 +159,13 @@ async def measure(token: str, arguments: argparse.Namespace) -> None:
         wiring.detach()
         await asyncio.to_thread(wiring.stop)
         return
+    if arguments.logged:
+        lines = await logged(compared[-1], requests, quick=arguments.quick)
+        if arguments.json:
+            print(json.dumps(lines))
+        wiring.detach()
+        await asyncio.to_thread(wiring.stop)
+        return
     if arguments.profile:
         (entrance,) = (each for each in compared if each.name == arguments.profile)
         profiler = cProfile.Profile(builtins=False)
@@ -166,6 +186,38 @@ async def measure(token: str, arguments: argparse.Namespace) -> None:
         print(json.dumps({each.name: statistics.median(each.spent) for each in compared}))
     wiring.detach()
     await asyncio.to_thread(wiring.stop)
+
+
+async def logged(
+    entrance: Entrance, requests: itertools.cycle[bytes], *, quick: bool
+) -> dict[str, tuple[float, float]]:
+    """Return, by its line, what a hit takes of the loop's thread and of all; print it."""
+    from serving_app import request_log
+    from serving_app.log_format import JSONFormatter
+    from serving_app.log_writer import Lines
+
+    spent: dict[str, list[tuple[float, float]]] = {"none": [], "at once": [], "deferred": []}
+    handler = Lines(Nowhere())
+    handler.setFormatter(JSONFormatter())
+    request_log.logger.handlers, request_log.logger.propagate = [handler], False
+    for _ in range(9 if quick else 25):
+        for line, found in spent.items():
+            request_log.logger.setLevel(logging.WARNING if line == "none" else logging.INFO)
+            if line == "deferred":
+                request_log.defer()
+            thread, process = time.thread_time(), time.process_time()
+            await entrance.run(requests)
+            thread = time.thread_time() - thread
+            request_log.write_at_once()  # what waits is the process's, too
+            process = time.process_time() - process
+            found.append((thread / REQUESTS * 1e6, process / REQUESTS * 1e6))
+    medians = {
+        line: (statistics.median(t for t, _ in found), statistics.median(p for _, p in found))
+        for line, found in spent.items()
+    }
+    for line, (thread, process) in medians.items():
+        print(f"line {line:9} {thread:7.1f} µs of the loop's thread {process:7.1f} µs in all")
+    return medians
 
 
 async def growth(entrance: Entrance, token: str, *, quick: bool) -> dict[int, float]:
@@ -221,6 +273,7 @@ def main() -> None:
     parser.add_argument("--redis", action="store_true")
     parser.add_argument("--profile", default="")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--logged", action="store_true")
     parser.add_argument("--plot", default="")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

@@ -21,7 +21,7 @@ warnings.filterwarnings(
 _django = get_asgi_application()
 
 from recserve_project import streams  # noqa: E402  (needs the apps to be loaded)
-from serving_app import wiring  # noqa: E402
+from serving_app import request_log, wiring  # noqa: E402
 from serving_app.api.body_limit import BodyLimit  # noqa: E402
 from serving_app.api.lane import Lane  # noqa: E402
 from serving_app.api.lane_inference import InferenceLane  # noqa: E402
@@ -60,9 +60,11 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             gc.collect()
             gc.freeze()  # what is there now stays: no collection need look at it again
             streams.listen()
+            request_log.defer()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             wiring.detach()
             await asyncio.to_thread(wiring.stop)
+            await asyncio.to_thread(request_log.write_at_once)
             await send({"type": "lifespan.shutdown.complete"})
             return

@@ -194,7 +194,7 @@ LOGGING = {
     },
     "handlers": {
         "console": {
-            "class": "logging.StreamHandler",
+            "class": "serving_app.log_writer.Lines",
             "formatter": env.str("RECSERVE_LOG_FORMAT", "plain"),
         }
     },

@@ -96,6 +96,11 @@ _ALL = (
         "counter",
         "Requests that activity left out: too many at once, too long a context, or not written.",
     ),
+    Family(
+        "recserve_log_lines_dropped_total",
+        "counter",
+        "Lines of the access log left out, as whatever takes it is too slow.",
+    ),
     Family("recserve_warmup_runs_total", "counter", "Warm-ups that ended.", ("schedule", "state")),
     Family(
         "recserve_warmup_questions_total",
@@ -197,6 +202,7 @@ def collected(
     *,
     process: str,
     activity_dropped: int = 0,
+    log_dropped: int = 0,
     partitions: Mapping[str, Mapping[str, Any]] | None = None,
     alerts: Mapping[str, int] | None = None,
     drift: Mapping[tuple[str, str], int] | None = None,
@@ -205,6 +211,7 @@ def collected(
     samples: Samples = {name: {} for name in FAMILIES}
     samples["recserve_processes"][()] = 1.0
     samples["recserve_activity_dropped_total"][()] = activity_dropped
+    samples["recserve_log_lines_dropped_total"][()] = log_dropped
     for family, of_schedules in WARM_UP.samples().items():
         samples[family].update(of_schedules)
     for severity, n in (alerts or {}).items():

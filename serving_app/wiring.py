@@ -21,7 +21,7 @@ from cache_app.plugin_switches import PluginSwitches
 from cache_app.wiring import get_generations, get_leases, get_levels, refresh_dictionaries
 from plugins import InferenceError, RecommendationRequest
 from plugins.apps import get_registry
-from serving_app import access, payload_log, process_statistics, rates, rollout, traces
+from serving_app import access, payload_log, process_statistics, rates, request_log, rollout, traces
 from serving_app.activity import ActivityLog
 from serving_app.activity_conf import activity_settings
 from serving_app.alert_work import AlertWork
@@ -299,6 +299,7 @@ def _tell_metrics(own: Statistics, activity: ActivityLog, drift: DriftWatch) -> 
             HTTP,
             process=process,
             activity_dropped=activity.dropped,
+            log_dropped=request_log.dropped(),
             partitions=process_statistics.own_partitions(),
             alerts=firing(),
             drift=drift.counts(),

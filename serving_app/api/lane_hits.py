@@ -93,7 +93,7 @@ def _answer(
     seconds = time.perf_counter() - started
     hits.used(hit, wanted, seconds)
     if request_log.is_logged():
-        request_log.finished(_record(id_, started, granted, wanted.user_id, hit))
+        request_log.finished(_record(id_, started, granted, hit), user_id=wanted.user_id)
     else:
         request_log.HTTP.count_ok("POST", _ROUTE, time.perf_counter() - started)
     return _body(wanted.user_id, hit, seconds)
@@ -149,7 +149,7 @@ def _is_within_rate(granted: Access, settings: LaneSettings) -> bool:
     return True
 
 
-def _record(id_: str, started: float, granted: Access, user_id: UserId, hit: Hit) -> RequestRecord:
+def _record(id_: str, started: float, granted: Access, hit: Hit) -> RequestRecord:
     return RequestRecord(
         id_,
         "POST",
@@ -158,7 +158,6 @@ def _record(id_: str, started: float, granted: Access, user_id: UserId, hit: Hit
         route=_ROUTE,
         status=200,
         caller=granted.subject,
-        user=request_log.user_hash(user_id),
         model=hit.model_name,
         version=hit.model_version,
         source=hit.level,

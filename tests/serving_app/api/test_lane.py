@@ -417,7 +417,7 @@ def post(lane, token, value, path=PREDICT, **more):
 @pytest.mark.contract("A1")
 def test_a_hit_is_answered_in_one_go(tokens, monkeypatch):
     lines = []
-    monkeypatch.setattr(request_log.logger, "info", lambda *_, extra: lines.append(extra))
+    monkeypatch.setattr(request_log.logger, "handle", lambda record: lines.append(record.recserve))
     lane = Lane(Door(), aside=aside)
     first = json.loads(post(lane, tokens["good"], GOOD)[2])
     http = request_log.HTTP.counts()["POST", "api/v1/predict", "200"]
@@ -436,7 +436,7 @@ def test_a_hit_is_answered_in_one_go(tokens, monkeypatch):
             "cached": True,
             "source": "l1",
         }
-    of_miss, of_hit = (each["recserve"] for each in lines)
+    of_miss, of_hit = lines
     for each in (of_miss, of_hit):
         assert each.pop("latency_ms") >= 0
     assert of_hit.pop("request_id") == dict(hits[0][1])["x-request-id"] != of_miss.pop("request_id")
