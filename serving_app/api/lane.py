@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
 from rest_framework import exceptions
 
+from cache_app.core.steps import Steps
+from cache_app.wiring import get_runner
 from plugins import Recommendation, RecommendationRequest, RecserveError, TokenNotValid
 from serving_app import access, request_log, wiring
 from serving_app.api.answers import etag
 from serving_app.api.authentication import bearer
 from serving_app.api.json import LenientJSONParser
-from serving_app.api.lane_hits import hit_answer
+from serving_app.api.lane_hits import further, hit_answer
 from serving_app.api.lane_http import (
     JSON,
     LIVE,
@@ -35,7 +37,7 @@ from serving_app.api.lane_http import (
     Send,
 )
 from serving_app.api.lane_replies import Reply, predicted, reply_by, throttle
-from serving_app.api.lane_waits import Aside, landed, on_thread, together
+from serving_app.api.lane_waits import Aside, landed, on_thread, taken, together
 from serving_app.api.predictions import (
     Batch,
     batch,
@@ -46,7 +48,7 @@ from serving_app.api.predictions import (
 )
 from serving_app.core.access import CHALLENGE, Access
 from serving_app.core.hit_path import Wanted
-from serving_app.core.pending import Pending
+from serving_app.core.pending import Looked, Pending
 from serving_app.core.request_record import under_way
 
 __all__ = ["Lane"]
@@ -81,10 +83,12 @@ class Lane:
             return
         if exchange.may_hit:
             body = await exchange.body_in_one()
-            hit = None if body is None else _hit(exchange, body)
+            at_hand = None if body is None else _hit(exchange, body)
+            hit = await taken(at_hand) if isinstance(at_hand, Generator) else at_hand
             if isinstance(hit, bytes):
                 await exchange.answer(hit, status=200)
                 return
+            exchange.looked = hit
         token = under_way.set(exchange.record)
         try:
             await self._answer(exchange)
@@ -142,7 +146,9 @@ class Lane:
         started = time.perf_counter()
         asked = question(body, granted, exchange.settings.limits)
         note_question(asked)
-        result = await predicted(asked.request, exchange.disconnected, aside=self._aside)
+        result = await predicted(
+            asked.request, exchange.disconnected, looked=exchange.looked, aside=self._aside
+        )
         note_answer(result)
         answer = asked.answer(result, started)
         if asked.request.explain:
@@ -179,8 +185,8 @@ class Lane:
         )
 
 
-def _hit(exchange: Exchange, body: bytes) -> bytes | Wanted | None:
-    """Return the answer to a prediction that is at hand, in one go; else anything else."""
+def _hit(exchange: Exchange, body: bytes) -> bytes | Steps[bytes | Looked | None] | None:
+    """Return the answer to a prediction that is at hand, in one go; or steps to look further."""
     try:
         token = bearer(exchange.headers[b"authorization"])
     except TokenNotValid:
@@ -188,7 +194,11 @@ def _hit(exchange: Exchange, body: bytes) -> bytes | Wanted | None:
     granted = None if token is None else access.remembered(token)
     if granted is None:
         return None
-    return hit_answer(body, granted, exchange.settings, exchange.id, exchange.started)
+    given = granted, exchange.settings, exchange.id, exchange.started
+    found = hit_answer(body, *given)
+    if isinstance(found, Wanted):
+        return further(found, *given) if get_runner().here() else None
+    return found
 
 
 def _decoded(body: bytes) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from cache_app.core.steps import Steps
 from plugins import InvalidInput, Throttled, UserId
 from serving_app import rates, request_log, wiring
 from serving_app.api.lane_settings import LaneSettings
@@ -19,9 +20,10 @@ from serving_app.api.translation import context_of, exclusions_of, model_and_ali
 from serving_app.conf import ServingSettings
 from serving_app.core.access import Access
 from serving_app.core.hit_path import Hit, Wanted
+from serving_app.core.pending import Looked
 from serving_app.core.request_record import RequestRecord
 
-__all__ = ["hit_answer"]
+__all__ = ["further", "hit_answer"]
 
 _MAX_ID = 256
 _ROUTE = "api/v1/predict"
@@ -90,8 +92,35 @@ def _answer(
         return wanted
     if not _is_within_rate(granted, settings):
         return None
+    return _given(hit, wanted, granted, id_, started, found=True)
+
+
+def further(
+    wanted: Wanted, granted: Access, settings: LaneSettings, id_: str, started: float
+) -> Steps[bytes | Looked | None]:
+    """Do what `hit_answer` does with all levels, in steps, for a question that it found in order.
+
+    If they have no fresh answer, they need not be asked again: what is returned says so.
+    """
+    hits = wiring.get_serving().hits
+    try:
+        hit = yield from hits.looking(wanted)
+        if not isinstance(hit, Hit):
+            return hit
+        rate = settings.rate(granted)
+        if rate is not None:
+            yield from rates.counting(granted, "predict", rate)
+        return _given(hit, wanted, granted, id_, started, found=False)
+    except Exception:  # noqa: BLE001  (the other way meets it again, and answers it)
+        return None
+
+
+def _given(
+    hit: Hit, wanted: Wanted, granted: Access, id_: str, started: float, *, found: bool
+) -> bytes:
+    """Return the body of an answer, and count it."""
     seconds = time.perf_counter() - started
-    hits.used(hit, wanted, seconds)
+    wiring.get_serving().hits.used(hit, wanted, seconds, found=found)
     if request_log.is_logged():
         request_log.finished(_record(id_, started, granted, hit), user_id=wanted.user_id)
     else:

@@ -10,6 +10,7 @@ from serving_app import wiring
 from serving_app.api.answers import COMPRESS_ABOVE, accepts_gzip, compress
 from serving_app.api.body_limit import refuse
 from serving_app.api.lane_settings import Header, LaneSettings, lane_settings
+from serving_app.core.pending import Looked
 from serving_app.core.request_record import REQUEST_ID, RequestRecord, request_id
 
 __all__ = [
@@ -62,7 +63,7 @@ class Exchange:
     """One request and its answer. The event loop's thread uses it."""
 
     __slots__ = (
-        *("_first", "_record", "headers", "id", "may_hit", "method", "path", "receive"),
+        *("_first", "_record", "headers", "id", "looked", "may_hit", "method", "path", "receive"),
         *("secure", "send", "settings", "started"),
     )
 
@@ -86,6 +87,8 @@ class Exchange:
         self.id = request_id(None if given is None else given.decode("latin-1"))
         self._record: RequestRecord | None = None
         self._first: MutableMapping[str, Any] | None = None
+        self.looked: Looked | None = None
+        """A look into the cache that found no fresh answer."""
         self.may_hit = self.path == PREDICT
 
     @property

@@ -15,6 +15,7 @@ from cache_app.core.steps import run
 from cache_app.wiring import get_runner
 from plugins import Recommendation, RecommendationRequest, RecserveError
 from serving_app import rates, request_log, wiring
+from serving_app.api.lane_hits import further
 from serving_app.api.lane_http import JSON, BodyTooLarge, Gone
 from serving_app.api.lane_settings import LaneSettings
 from serving_app.api.lane_waits import Aside, landed, on_thread, taken, together
@@ -22,7 +23,7 @@ from serving_app.api.predictions import Question, note_answer, note_question
 from serving_app.api.problems import CONTENT_TYPE, response_of, with_request_id
 from serving_app.core.access import Access
 from serving_app.core.hit_path import Wanted
-from serving_app.core.pending import Pending
+from serving_app.core.pending import Looked, Pending
 from serving_app.core.request_record import RequestRecord, under_way
 
 __all__ = ["Reply", "computed", "predicted", "reply_by", "throttle"]
@@ -96,6 +97,7 @@ async def predicted(
     request: RecommendationRequest,
     gone: asyncio.Future[Any] | Callable[[], Coroutine[Any, Any, None]],
     *,
+    looked: Looked | None = None,
     aside: Aside = on_thread,
 ) -> Recommendation:
     """Return the answer to a request; the thread of the event loop never waits for it.
@@ -103,6 +105,7 @@ async def predicted(
     Args:
         request: The request.
         gone: Ends when the client has gone; as a function, it is called if there is need to wait.
+        looked: A look into the cache that found no fresh answer; None: there was none.
         aside: Runs what may wait for a database or a plugin.
 
     Raises:
@@ -110,7 +113,7 @@ async def predicted(
         RecserveError: There is no answer.
     """
     recommender, now = wiring.get_recommender(), time.monotonic()
-    pending = recommender.start_at_once(request, now)
+    pending = recommender.start_at_once(request, now, looked)
     if callable(pending):
         (pending,) = await together([pending], aside)
     if isinstance(pending, Pending) and pending.waits_for is not None:
@@ -145,6 +148,12 @@ async def computed(
     Raises:
         Gone: The client has gone first.
     """
+    looked: Looked | None = None
+    if get_runner().here():
+        hit = await taken(further(wanted, granted, settings, record.id, record.started))
+        if isinstance(hit, bytes):
+            return Reply(200, hit, JSON, {})
+        looked = hit
 
     async def answer(_: dict[str, str]) -> bytes:
         await throttle(granted, settings, aside=aside)
@@ -162,7 +171,7 @@ async def computed(
             titles=False,
         )
         note_question(asked)
-        result = await predicted(asked.request, gone, aside=aside)
+        result = await predicted(asked.request, gone, looked=looked, aside=aside)
         note_answer(result)
         return msgspec.json.encode(asked.answer(result, record.started))
 

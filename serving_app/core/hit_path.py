@@ -12,10 +12,12 @@ import numpy as np
 from cache_app.core.generations import Generations, own_scopes, shared_scopes
 from cache_app.core.keys import KeyPrefix, digester, in_generation, tags_of
 from cache_app.core.levels import Found, Levels
+from cache_app.core.steps import Steps
 from plugins import InvalidInput, UserId
 from serving_app.core.features import FeatureLayout
 from serving_app.core.live_models import LiveModels
 from serving_app.core.live_version import LiveVersion
+from serving_app.core.pending import Looked
 from serving_app.core.request_counts import RequestCounts
 from serving_app.core.segment_table import EVERYONE, SegmentPlan
 
@@ -67,6 +69,7 @@ class HitPath:
         namespace: First part of every cache key.
         plan_of: Returns the plan of a user's segment, or None for a user in none.
         counts: Counts requests.
+        moment: See `Computations.moment`.
         asked: Is told model, alias, user, context, whether features were given, and that it was a
             hit.
     """
@@ -80,6 +83,7 @@ class HitPath:
         namespace: str,
         plan_of: Callable[[UserId], SegmentPlan | None],
         counts: RequestCounts,
+        moment: Callable[[], int],
         asked: Callable[[str, str, UserId, Mapping[str, Any], bool, bool], None] | None,
     ) -> None:
         self._live = live
@@ -88,24 +92,46 @@ class HitPath:
         self._namespace = namespace
         self._plan_of = plan_of
         self._counts = counts
+        self._moment = moment
         self._asked = asked
         self._known: WeakKeyDictionary[LiveVersion, dict[str, _Keys]] = WeakKeyDictionary()
 
     def find(self, wanted: Wanted) -> Hit | None:
         """Return a fresh answer that is at hand, or None; nobody hears of it."""
-        plan = self._plan_of(wanted.user_id)
-        segment, own = (EVERYONE, "") if plan is None else (plan.terms.name, plan.terms.alias)
-        version, led = self._answering(wanted, own)
-        if version is None:
-            return None
-        keys = self._keys_of(version, segment)
-        key = self._key(keys, wanted)
+        keys, led, segment = self._led(wanted)
+        key = None if keys is None else self._key(keys, wanted)
         found: Found | None = None if key is None else self._levels.peek(key)
         cut = None if found is None else found.value.cut(wanted.k, wanted.exclude)
-        if key is None or found is None or cut is None:
+        if keys is None or key is None or found is None or cut is None:
             return None
         items, scores = cut
         return Hit(keys.model_name, keys.version, led, items, scores, found.level, key, segment)
+
+    def looking(self, wanted: Wanted) -> Steps[Hit | Looked | None]:
+        """Look for a fresh answer in all levels, in steps; None: the recommender must look.
+
+        Unlike `find`, this counts, as `Recommender.start_at_once` would.
+        """
+        keys, led, segment = self._led(wanted)
+        key = None if keys is None else self._key(keys, wanted)
+        if keys is None or key is None:
+            return None
+        since = self._moment()
+        found = yield from self._levels.finding(key)
+        cut = None
+        if found is not None and not found.stale_for:
+            cut = found.value.cut(wanted.k, wanted.exclude)
+        if found is None or cut is None:
+            return Looked(key, since, found)
+        items, scores = cut
+        return Hit(keys.model_name, keys.version, led, items, scores, found.level, key, segment)
+
+    def _led(self, wanted: Wanted) -> tuple[_Keys | None, str, str]:
+        """Return the keys of the version that answers, what leads to it, and the segment."""
+        plan = self._plan_of(wanted.user_id)
+        segment, own = (EVERYONE, "") if plan is None else (plan.terms.name, plan.terms.alias)
+        version, led = self._answering(wanted, own)
+        return (None if version is None else self._keys_of(version, segment)), led, segment
 
     def _answering(self, wanted: Wanted, own: str) -> tuple[LiveVersion | None, str]:
         """Return the version that answers, and what leads to it: a segment's own alias first."""
@@ -138,15 +164,17 @@ class HitPath:
         generation = self._generations.of_at_once(scopes, entry)
         return None if generation is None else in_generation(entry, generation)
 
-    def used(self, hit: Hit, wanted: Wanted, seconds: float) -> None:
+    def used(self, hit: Hit, wanted: Wanted, seconds: float, *, found: bool = True) -> None:
         """Count an answer that is given: the cache, the statistics and activity hear of it.
 
         Args:
-            hit: What `find` returned.
+            hit: What `find` or `looking` returned.
             wanted: What was asked.
             seconds: How long it took.
+            found: Whether `find` found it, so that no level has heard of it.
         """
-        self._levels.touch(hit.key)
+        if found:
+            self._levels.touch(hit.key)
         self._counts.count_hit(wanted.model_name, hit.level, hit.segment, seconds)
         if self._asked is not None:
             self._asked(*wanted[:4], wanted.features is not None, True)

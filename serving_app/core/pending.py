@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cache_app.core.levels import Found
 from cache_app.core.single_flight import Flight
@@ -23,7 +23,17 @@ from serving_app.core.ranking import Ranking
 from serving_app.core.segment_table import EVERYONE
 from serving_app.core.version_record import VersionRecord
 
-__all__ = ["Pending", "Rest"]
+__all__ = ["Looked", "Pending", "Rest"]
+
+
+class Looked(NamedTuple):
+    """A look into all levels, without a fresh answer."""
+
+    key: str
+    since: int
+    """The moment before it, as `Computations.moment` has it."""
+    found: Found | None
+    """What is there that is stale, or not deep enough."""
 
 
 class Rest:

@@ -32,7 +32,7 @@ from serving_app.core.features import Row
 from serving_app.core.hit_path import HitPath
 from serving_app.core.live_models import Lease, LiveModels
 from serving_app.core.live_version import LiveVersion
-from serving_app.core.pending import Pending, Rest
+from serving_app.core.pending import Looked, Pending, Rest
 from serving_app.core.ranking import Ranking
 from serving_app.core.renewals import FailedRenewals
 from serving_app.core.request_counts import MISS, RecommenderStats, RequestCounts
@@ -157,24 +157,34 @@ class Recommender:
         return pending
 
     def start_at_once(
-        self, request: RecommendationRequest, started: float
+        self, request: RecommendationRequest, started: float, looked: Looked | None = None
     ) -> Pending | RecserveError | Callable[[], Pending | RecserveError]:
         """Do what `start` does, if that waits for nothing: for an event loop.
 
         What is returned else may wait for a database, a level or a feature source: call it on a
         thread, and it does the rest. A `Rest` only waits for levels, and is taken in steps.
+
+        Args:
+            request: The request.
+            started: When it came, by the clock.
+            looked: A look into the levels, which is not repeated if it was for the same key.
         """
         try:
-            return self._submit(request, started, at_once=True)
+            return self._submit(request, started, at_once=True, looked=looked)
         except RecserveError as error:
             return error
 
     def _rest(
-        self, request: RecommendationRequest, started: float, since: int, found: Found | None
+        self,
+        request: RecommendationRequest,
+        started: float,
+        key: str,
+        since: int,
+        found: Found | None,
     ) -> Pending | RecserveError:
         """Do what was left undone after all levels were looked into."""
         try:
-            pending = self._submit(request, started, looked=(since, found))
+            pending = self._submit(request, started, looked=Looked(key, since, found))
         except RecserveError as error:
             return error
         assert isinstance(pending, Pending), "only who must not wait is told to"
@@ -186,9 +196,9 @@ class Recommender:
         now: float,
         *,
         at_once: bool = False,
-        looked: tuple[int, Found | None] | None = None,
+        looked: Looked | None = None,
     ) -> Pending | Callable[[], Pending | RecserveError]:
-        """Look up, and compute; ``looked``: when that was done, and what was there."""
+        """Look up, if that was not done, and compute."""
         terms = self._terms_of(request)
         lease = self._lease_by(terms, request) if terms.alias else None
         if lease is None:
@@ -210,21 +220,22 @@ class Recommender:
             if generation is None:
                 return functools.partial(self.start, request, now)
             key = in_generation(entry, generation)
-            if looked is None:
+            if looked is None or looked.key != key:
                 moment = self._computations.moment()
                 found = self._find(key, request, self._levels.quick if at_once else None)
+                further = at_once and bool(self._levels.slow)
             else:
-                moment, found = looked
+                moment, found, further = looked.since, self._fit(request, looked.found), False
             fresh = found is not None and not found.stale_for
-            if at_once and not fresh and self._levels.slow:
+            if further and not fresh:
                 finding = self._levels.finding(key, among=self._levels.slow, stale=found)
                 compute = functools.partial(
                     self._compute, request, key, row, terms=terms, deadline=deadline, since=moment
                 )
-                rest = functools.partial(self._rest, request, now, moment)
-                return Rest(self._looking(request, lease.share(), finding, compute, rest))
+                rest = functools.partial(self._rest, request, now, key, moment)
+                return Rest(self._looking(request, lease.share(), finding, compute, rest=rest))
             if at_once and not fresh and row is None and version.source_waits:
-                return functools.partial(self._rest, request, now, moment, found)
+                return functools.partial(self._rest, request, now, key, moment, found)
             return self._compute(
                 request, key, row, lease, found, terms=terms, deadline=deadline, since=moment
             )
@@ -237,6 +248,7 @@ class Recommender:
         lease: Lease,
         finding: Steps[Found | None],
         compute: Callable[[Lease, Found | None], Pending],
+        *,
         rest: Callable[[Found | None], Pending | RecserveError],
     ) -> Steps[Pending | RecserveError | Callable[[], Pending | RecserveError]]:
         """Look into the levels that may wait, and compute what they have not fresh, in steps.
@@ -557,6 +569,7 @@ class Recommender:
             namespace=self._namespace,
             plan_of=self._plan_of,
             counts=self._counts,
+            moment=self._computations.moment,
             asked=asked,
         )
 
