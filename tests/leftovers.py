@@ -34,6 +34,8 @@ class Process:
         """Stop and forget what the test began; what was there before stays."""
         wiring.stop()
         cache_wiring.reset()
+        cache_wiring.detach()
+        request_log.write_at_once()
         if plugin_apps._registry is not self._registry:
             plugin_apps.reset_registry()
         request_log.HTTP.__init__()
@@ -51,6 +53,7 @@ class Process:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FORGOTTEN = {
+    "serving_app.request_log": {"_dropped": 0, "_observer": None},
     "recserve_project.dashboard": {"_state": {}, "_state_of": None},
     "recserve_project.streams": {"_stopping": False},
 }

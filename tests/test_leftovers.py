@@ -9,7 +9,7 @@ from django.core.management import call_command
 
 from cache_app.models import Epoch
 from plugins import apps as plugin_apps
-from serving_app import wiring
+from serving_app import request_log, wiring
 from serving_app.alert_models import AlertRule
 from serving_app.models import ServedModel
 from serving_app.request_log import HTTP
@@ -43,11 +43,13 @@ def test_what_a_test_built_is_stopped_and_forgotten(live_model):
     plugin_apps.get_registry()
     HTTP.count("GET", "api/v1/predict", 200, 0.01)
     signal.signal(signal.SIGHUP, lambda *_: None)
+    request_log.defer()
     assert wiring.built()
 
     before.restore()
 
     assert not wiring.built()
     assert not HTTP.counts()
+    assert request_log._writer is None
     assert signal.getsignal(signal.SIGHUP) is hang_up
     assert plugin_apps.get_registry() is not registry
