@@ -110,10 +110,13 @@ def headers_of(token=None, body=b"", **more):
 
 @pytest.fixture
 def tokens(client_as, live_model, django_user_model, settings):
-    """Tokens of all kinds by what they are; one that was verified stays known."""
-    # No reconciler looks for revocations here, and a busy machine may take seconds.
-    own = settings.RECSERVE.get("ACCESS", {})
-    settings.RECSERVE = {**settings.RECSERVE, "ACCESS": {**own, "REVOCATION_SECONDS": 3600}}
+    """Tokens of all kinds by what they are; one that was verified stays known, as answers do."""
+    # No reconciler looks for revocations here, and a busy machine may take minutes.
+    settings.RECSERVE = {
+        **settings.RECSERVE,
+        "ACCESS": {**settings.RECSERVE.get("ACCESS", {}), "REVOCATION_SECONDS": 3600},
+        "CACHE": {**settings.RECSERVE.get("CACHE", {}), "TTL": 86_400, "EARLY": 0},
+    }
     access.reset()
     assert access.remembered(b"") is None, "its memory is made as the settings are now"
 
