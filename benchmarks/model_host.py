@@ -5,12 +5,16 @@ Run: ``python -m benchmarks.model_host [--quick] [--json]``. One asyncio process
 up in L1 and write it as JSON, without a pause (hits), so that the event loop is never idle. The
 same model (64 features, 1,000 items, the 100 best) runs on a batcher's thread of that process, in a
 model host whose answers a thread reads, and in a model host whose answers the event loop reads.
+In the last row each miss also looks into a real Redis, takes a lease there, stores its answer and
+gives the lease back, all on the event loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import itertools
 import json
 import os
 import statistics
@@ -31,8 +35,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the host has it; before
 import numpy as np
 import uvloop
 
+from cache_app.core.breaker import Breaker, GuardedLevel
+from cache_app.core.codec import Codec
+from cache_app.core.lease_waits import KeyLease, LeaseWaits
 from cache_app.core.levels import Levels
 from cache_app.core.memory import MemoryLevel
+from cache_app.core.steps import Runner, Steps
+from cache_app.redis_lease import RedisLeases
+from cache_app.redis_level import RedisLevel
+from cache_app.redis_loop import LoopLines
+from cache_app.redis_servers import OneServer
 from plugins import Priority
 from plugins.eviction.sieve import SIEVE
 from plugins.loading import load_plugins
@@ -43,6 +55,7 @@ from serving_app.core.version_record import VersionRecord
 from serving_app.host.client import HostClient
 from serving_app.host.process import HostConfig
 from serving_app.host.supervisor import HostSupervisor, host_command
+from tests import servers
 
 FEATURES, ITEMS, DEPTH = 64, 1000, 100
 MISSES, HITS = 256, 16
@@ -50,6 +63,7 @@ CATALOGUE = Catalogue(
     tuple(f"i{n}" for n in range(ITEMS)), tuple(f"Item {n}" for n in range(ITEMS))
 )
 BAR_BUSY, BAR_HOP = 0.8, 0.2
+IN_REDIS = "host, loop, Redis"
 
 Loop = asyncio.AbstractEventLoop
 
@@ -69,9 +83,63 @@ def ask(loop: Loop, engine: Engine[Ranking], row: Any) -> asyncio.Future[Ranking
     return waiter
 
 
-async def rates(engine: Engine[Ranking], *, misses: int, hits: int, seconds: float) -> list[float]:
-    """Return misses and hits per second."""
+class InRedis:
+    """What a miss does in a Redis below L1, on the loop's thread."""
+
+    _keys = itertools.count()  # of all rounds
+
+    def __init__(self, loop: Loop, url: str) -> None:
+        self._loop = loop
+        self._runner = Runner()
+        self._runner.attach(loop, LoopLines(loop))
+        one, another = (OneServer("l2", url, timeout=2.0) for _ in range(2))
+        self._breaker = Breaker()
+        level = GuardedLevel(RedisLevel("l2", one, Codec(Ranking)), self._breaker)
+        self._levels = Levels([MemoryLevel(SIEVE, capacity=10_000), level])
+        self._leases = RedisLeases(another, self._breaker)
+        self._waits = LeaseWaits(self._leases, self._runner)
+
+    async def miss(self, compute: Callable[[], asyncio.Future[Ranking]]) -> None:
+        """Look up, lease, compute, store, and release."""
+        key = f"miss-{next(self._keys)}"
+        assert await self._taken(self._levels.finding(key)) is None
+        waiter: asyncio.Future[KeyLease] = self._loop.create_future()
+        self._waits.take(key, waiter.set_result, within=30.0)
+        lease = await waiter
+        ranking = await compute()
+        await self._taken(
+            self._levels.storing(key, ranking, ttl=60.0, stale=0.0, origin="miss", cost=None)
+        )
+        self._waits.release(lease)
+
+    async def _taken(self, steps: Steps[Any]) -> Any:
+        waiter = self._loop.create_future()
+
+        def then(result: Any, error: BaseException | None) -> None:
+            if error is None:
+                waiter.set_result(result)
+            else:
+                waiter.set_exception(error)
+
+        self._runner.run(steps, then)
+        return await waiter
+
+    def close(self) -> None:
+        """Leave the loop; a Redis that has not answered ends the run: it was no fair one."""
+        errors = self._levels.stats()["l2"].errors + self._leases.errors
+        self._runner.detach()
+        self._waits.moved()
+        self._waits.close()
+        if errors:
+            raise SystemExit(f"Redis did not answer {errors} calls.")
+
+
+async def rates(
+    engine: Engine[Ranking], *, misses: int, hits: int, seconds: float, below: str | None = None
+) -> list[float]:
+    """Return misses and hits per second; ``below``: the URL of a Redis below L1."""
     loop = asyncio.get_running_loop()
+    redis = None if below is None else InRedis(loop, below)
     row = np.random.default_rng(0).standard_normal(FEATURES).astype(np.float32)
     levels = Levels([MemoryLevel(SIEVE, capacity=10_000)])
     ranking = await ask(loop, engine, row)
@@ -83,7 +151,10 @@ async def rates(engine: Engine[Ranking], *, misses: int, hits: int, seconds: flo
 
     async def miss() -> None:
         while loop.time() < end:
-            await ask(loop, engine, row)
+            if redis is None:
+                await ask(loop, engine, row)
+            else:
+                await redis.miss(lambda: ask(loop, engine, row))
             counts[0] += 1
 
     async def hit(n: int) -> None:
@@ -97,7 +168,10 @@ async def rates(engine: Engine[Ranking], *, misses: int, hits: int, seconds: flo
 
     began = loop.time()
     await asyncio.gather(*(miss() for _ in range(misses)), *(hit(n) for n in range(hits)))
-    return [count / (loop.time() - began) for count in counts]
+    found = [count / (loop.time() - began) for count in counts]
+    if redis is not None:
+        redis.close()
+    return found
 
 
 def lone(engine: Engine[Ranking], requests: int) -> list[float]:
@@ -159,7 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     rounds, seconds, requests = (3, 1.0, 500) if options.quick else (7, 3.0, 3000)
 
-    with engines() as (kinds, _, attached):
+    with engines() as (kinds, _, attached), servers.one() as redis:
         hops: dict[str, list[float]] = {kind: [] for kind in kinds}
         for _ in range(rounds):
             for kind, engine in kinds.items():
@@ -167,11 +241,14 @@ def main() -> None:
 
         async def measure() -> dict[str, list[list[float]]]:
             attached.attach(asyncio.get_running_loop())
-            found: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
+            compared = [(kind, engine, None) for kind, engine in kinds.items()]
+            compared.append((IN_REDIS, kinds["host, loop"], redis.url))
+            found: dict[str, list[list[float]]] = {kind: [] for kind, *_ in compared}
             for _ in range(rounds):
-                for kind, engine in kinds.items():
-                    alone = await rates(engine, misses=MISSES, hits=0, seconds=seconds)
-                    busy = await rates(engine, misses=MISSES, hits=HITS, seconds=seconds)
+                for kind, engine, below in compared:
+                    of_each = functools.partial(rates, engine, seconds=seconds, below=below)
+                    alone = await of_each(misses=MISSES, hits=0)
+                    busy = await of_each(misses=MISSES, hits=HITS)
                     found[kind].append([alone[0], busy[0], busy[1]])
                     quiet = await rates(engine, misses=0, hits=HITS, seconds=seconds / 3)
                     found[kind][-1].append(quiet[1])
@@ -188,7 +265,7 @@ def main() -> None:
     for kind, rows in found.items():
         alone, busy, hits, quiet = (statistics.median(column) for column in zip(*rows, strict=True))
         kept = statistics.median(row[1] / row[0] for row in rows)
-        p50 = statistics.median(hops[kind])
+        p50 = statistics.median(hops.get(kind, hops["host, loop"]))
         result[kind] = {
             "p50_ms": round(p50, 4),
             "misses": round(alone),
@@ -206,7 +283,10 @@ def main() -> None:
         "hop_ms": round(hop, 4),
         "kept": result["host, loop"]["kept"],
         "kept_by_a_thread": result["thread"]["kept"],
-        "bars_met": hop <= BAR_HOP and result["host, loop"]["kept"] >= BAR_BUSY,
+        "kept_above_redis": result[IN_REDIS]["kept"],
+        "bars_met": hop <= BAR_HOP
+        and result["host, loop"]["kept"] >= BAR_BUSY
+        and result[IN_REDIS]["kept"] >= BAR_BUSY,
     }
     print(summary)
     if options.json:
