@@ -6,6 +6,7 @@ event loop goes ``via`` is a `cache_app.redis_loop.LoopLines`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,12 +31,12 @@ class Link:
     def __init__(self, client: redis.Redis, *, slots: bool = False) -> None:
         self.client = client
         self.slots = slots
-        self.reads = MergedReads(self._read)
+        self.reads = MergedReads(functools.partial(_values if slots else get_all, client))
 
-    def _read(self, keys: Sequence[bytes]) -> Sequence[Any]:
-        if not self.slots:
-            return get_all(self.client, keys)
-        return together(self.client, [("GET", key) for key in keys], errors_as_answers=True)
+
+def _values(client: redis.Redis, keys: Sequence[bytes]) -> Sequence[Any]:
+    """Return the values of keys, or the errors that came in their place."""
+    return together(client, [("GET", key) for key in keys], errors_as_answers=True)
 
 
 class Read:

@@ -7,9 +7,9 @@ a connection's answers are matched to its own questions alone: a `_Line` and wha
 and end together. An answer that nothing was asked for, or that cannot be read, ends it, too.
 
 **Why not redis.asyncio** (redis-py 8.1.0): its client writes one command and waits for its answer,
-so that what is asked meanwhile needs another connection, and costs some 70 µs of the loop's time
-for each command (`benchmarks/redis_reads.py`). How to reach a server, and what its errors mean, is
-redis-py's here, too.
+so that what is asked meanwhile needs another connection. Where few ask at once, its command costs
+three times as much of the loop's time (`benchmarks/redis_reads.py`). How to reach a server, and
+what its errors mean, is redis-py's here, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,15 +55,25 @@ class LoopLines:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._lines: dict[Link, LoopLine] = {}
+        self._lines: weakref.WeakKeyDictionary[Link, LoopLine] = weakref.WeakKeyDictionary()
+        self._made: list[tuple[weakref.ref[Link], LoopLine]] = []
         self._elsewhere: dict[Callable[[], Any], list[Then]] = {}
 
     def to(self, link: Link) -> LoopLine:
         """Return the connection to a server; it connects with the first question."""
         line = self._lines.get(link)
         if line is None:
+            self._close_unused()
             line = self._lines[link] = LoopLine(self._loop, link)
+            self._made.append((weakref.ref(link), line))
         return line
+
+    def _close_unused(self) -> None:
+        """Close the connections to servers that nobody asks any more: masters of before."""
+        unused = [line for link, line in self._made if link() is None]
+        self._made = [made for made in self._made if made[0]() is not None]
+        for line in unused:
+            line.close()
 
     def elsewhere(self, call: Callable[[], Any], then: Then) -> None:
         """Call on a thread; who asks for the same call meanwhile hears of this one."""
@@ -92,8 +103,9 @@ class LoopLines:
 
     def close(self) -> None:
         """Close all; what is under way fails."""
-        lines, self._lines = self._lines, {}
-        for line in lines.values():
+        made, self._made = self._made, []
+        self._lines.clear()
+        for _, line in made:
             line.close()
 
 
@@ -106,8 +118,10 @@ class LoopLine:
 
     def __init__(self, loop: Loop, link: Link) -> None:
         self._loop = loop
-        self._link = link
-        self._options: dict[str, Any] = link.client.connection_pool.connection_kwargs
+        pool = link.client.connection_pool  # the link itself is not kept: see `LoopLines`
+        self._slots = link.slots
+        self._tls = issubclass(pool.connection_class, redis.SSLConnection)
+        self._options: dict[str, Any] = pool.connection_kwargs
         self._timeout: float = self._options["socket_timeout"]
         self._line: _Line | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -166,7 +180,7 @@ class LoopLine:
         # What is stored first: who looks it up in the same pass finds it.
         parts = [packed for packed, _ in asked]
         thens: list[Then] = [then for _, then in asked]
-        if self._link.slots or len(reads) == 1:
+        if self._slots or len(reads) == 1:
             parts += [_packed("GET", key) for key, _ in reads]
             thens += [then for _, then in reads]
         else:
@@ -210,7 +224,7 @@ class LoopLine:
             )
             return line
         tls = None
-        if issubclass(self._link.client.connection_pool.connection_class, redis.SSLConnection):
+        if self._tls:
             of_tls = {key: value for key, value in options.items() if key.startswith("ssl_")}
             tls = AsyncSSLConnection(**of_tls).ssl_context.get()
         _, line = await self._loop.create_connection(

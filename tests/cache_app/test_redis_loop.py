@@ -273,6 +273,17 @@ def test_leaving_the_loop_fails_what_is_under_way_and_threads_go_on(server):
     behind.close()
 
 
+def test_connections_to_servers_that_nobody_asks_any_more_are_closed(server):
+    async def scene(on):
+        for _ in range(10):  # as Sentinels name masters, one after the other
+            behind = OneServer("l3", server.url, timeout=2.0)
+            await on.take(behind.getting(b"k"))
+            del behind
+        assert len(on.lines._made) <= 2  # the last one, and one that was just in use
+
+    play(scene)
+
+
 @pytest.mark.parametrize("by", ["setting", "url"])
 def test_the_loop_says_who_it_is_and_uses_the_database_that_is_meant(by):
     with servers.one("--requirepass", "secret", password="secret") as own:
