@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import jwt
 import pytest
 
 from benchmarks.http_load import FEATURES
+from benchmarks.process_memory import Memory
 from tests import servers
 
 __all__ = ["CLIENT_CORE", "ITEMS", "ROOT", "SET_UP", "Server", "Skipped", "running"]
@@ -77,13 +79,11 @@ class Skipped(Exception):
     """A server is not to be had; it says what is missing."""
 
 
-def _cores() -> tuple[int, int]:
-    there = sorted(os.sched_getaffinity(0))
-    return there[0], there[-1]
-
-
-SERVERS_CORE, CLIENT_CORE = _cores()
+_CORES = sorted(os.sched_getaffinity(0))
+SERVERS_CORE, CLIENT_CORE = _CORES[0], _CORES[-1]
 """Where servers and the client run; the same, where there is one core."""
+WORKERS_CORES = set(_CORES[:2])
+"""Where two workers run; of two cores, one is the client's, too."""
 
 
 def _free_port() -> int:
@@ -102,9 +102,11 @@ class Server:
     port: int
     token: str
     ready: str = ""
-    """The path that answers with no 5xx when it is ready."""
+    """The path that answers with 200 when it is ready; "": any answer will do."""
     rates: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
+    memory: list[Memory] = field(default_factory=list)
+    """Of its processes, the first of which was started by us."""
 
     def wait(self) -> None:
         """Wait until it is ready."""
@@ -112,13 +114,15 @@ class Server:
         while True:
             with contextlib.suppress(httpx.TransportError):
                 url = f"http://127.0.0.1:{self.port}{self.ready}"
-                if httpx.get(url, timeout=30).status_code < 500:
+                status = httpx.get(url, timeout=30).status_code
+                if status == 200 or (not self.ready and status < 500):
                     return
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise SystemExit(f"{self.name} does not start.")
             time.sleep(0.1)
 
-    def _pids(self) -> Iterator[int]:
+    def pids(self) -> Iterator[int]:
+        """Yield its process, and its children."""
         waiting = [self.process.pid]
         while waiting:
             pid = waiting.pop()
@@ -130,20 +134,28 @@ class Server:
     def seconds(self) -> float:
         """Return the CPU seconds that it and its children have used."""
         total, ticks = 0, os.sysconf("SC_CLK_TCK")
-        for pid in self._pids():
+        for pid in self.pids():
             with contextlib.suppress(OSError):
                 parts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 total += int(parts[11]) + int(parts[12])
         return total / ticks
 
+    def stop(self) -> None:
+        """End it, and whatever of it does not end by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
 
 class _Making:
     """What starting them shares: the installation, and where things are."""
 
-    def __init__(self, folder: Path, redis_url: str | None) -> None:
+    def __init__(self, folder: Path, redis_url: str | None, peers: Path) -> None:
         (folder / "settings_of_hits.py").write_text(_SETTINGS, "utf-8")
         (folder / "settings_in_redis.py").write_text(_IN_REDIS % (redis_url,), "utf-8")
-        self.redis_url = redis_url
+        self.folder, self.redis_url, self._peers = folder, redis_url, peers
         self._own = {
             "PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", ""))),
             "RECSERVE_VAR": str(folder / "var"),
@@ -163,7 +175,14 @@ class _Making:
         return {**self._own, "DJANGO_SETTINGS_MODULE": settings, **more}
 
     def start(
-        self, name: str, command: list[str], port: int, environment: dict[str, str], token: str = ""
+        self,
+        name: str,
+        command: list[str],
+        port: int,
+        environment: dict[str, str],
+        *,
+        token: str = "",
+        ready: str = "",
     ) -> Server:
         """Start a server on its core.
 
@@ -173,22 +192,25 @@ class _Making:
             port: Where it will listen.
             environment: What it gets besides this process's.
             token: The token for it; "": it is one of recserve's.
+            ready: The path that answers with 200 when it is ready; "": any answer will do, or
+                recserve's own.
         """
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
+            start_new_session=True,  # so that all of it can be ended
         )
         os.sched_setaffinity(process.pid, {SERVERS_CORE})  # what it starts inherits that
-        ready = "" if token else "/api/v1/health/ready"
+        ready = ready if token else "/api/v1/health/ready"
         return Server(name, process, port, token or self.token, ready)
 
-    def serve(self, name: str, environment: dict[str, str]) -> Server:
+    def serve(self, name: str, environment: dict[str, str], workers: int = 1) -> Server:
         """Run ``manage.py serve``."""
         port = _free_port()
         command = [sys.executable, "manage.py", "serve", "--port", str(port)]
-        return self.start(name, command, port, environment)
+        return self.start(name, [*command, "--workers", str(workers)], port, environment)
 
     def uvicorn(
         self, name: str, application: str, environment: dict[str, str], token: str
@@ -197,7 +219,14 @@ class _Making:
         port = _free_port()
         command = [sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning"]
         command += ["--port", str(port), application]
-        return self.start(name, command, port, environment, token)
+        return self.start(name, command, port, environment, token=token)
+
+    def peer(self, name: str, program: str) -> str:
+        """Return the path of a program in a peer's environment."""
+        found = self._peers / name / "bin" / program
+        if not found.exists():
+            raise Skipped(f"there is no {found}: scripts/make-peers makes it")
+        return str(found)
 
     def needs_redis(self) -> str:
         """Return the URL of the Redis."""
@@ -256,6 +285,50 @@ def _fastapi_redis(making: _Making) -> Server:
     return _fastapi(making, "fastapi-redis", making.needs_redis())
 
 
+def _two_workers(making: _Making) -> Server:
+    server = making.serve("lane-2", making.own(), workers=2)
+    os.sched_setaffinity(server.process.pid, WORKERS_CORES)
+    return server
+
+
+def _litserve(making: _Making) -> Server:
+    port = _free_port()
+    command = [making.peer("litserve", "python"), "-m", "benchmarks.peers.litserve_app"]
+    return making.start(
+        "litserve", [*command, making.model, str(port)], port, {}, token="none", ready="/health"
+    )
+
+
+def _mlserver(making: _Making) -> Server:
+    port = _free_port()
+    folder = making.folder / "mlserver"
+    folder.mkdir()
+    settings = {
+        "debug": False,
+        "host": "127.0.0.1",
+        "http_port": port,
+        "grpc_port": _free_port(),
+        "metrics_port": _free_port(),
+        "parallel_workers": 0,  # the model in the server's process: less memory, and no copies
+        "environments_dir": str(folder / "environments"),
+        "metrics_dir": str(folder / "metrics"),
+    }
+    model = {
+        "name": "default",
+        "implementation": "benchmarks.peers.mlserver_model.Ranker",
+        "parameters": {"uri": making.model},
+        "max_batch_size": 32,
+        "max_batch_time": 0.005,
+    }
+    (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
+    (folder / "model-settings.json").write_text(json.dumps(model), "utf-8")
+    command = [making.peer("mlserver", "mlserver"), "start", str(folder)]
+    ready = "/v2/models/default/ready"
+    return making.start(
+        "mlserver", command, port, {"PYTHONPATH": str(ROOT)}, token="none", ready=ready
+    )
+
+
 _STARTERS: dict[str, Callable[[_Making], Server]] = {
     "lane": _lane,
     "asgi": _asgi,
@@ -265,16 +338,22 @@ _STARTERS: dict[str, Callable[[_Making], Server]] = {
     "empty": _empty,
     "fastapi": _fastapi,
     "fastapi-redis": _fastapi_redis,
+    "lane-2": _two_workers,
+    "litserve": _litserve,
+    "mlserver": _mlserver,
 }
 
 
 @contextlib.contextmanager
-def running(folder: Path, names: list[str]) -> Iterator[tuple[list[Server], dict[str, str]]]:
+def running(
+    folder: Path, names: list[str], peers: Path
+) -> Iterator[tuple[list[Server], dict[str, str]]]:
     """Run servers; yield them, and why the others are not there.
 
     Args:
         folder: An empty folder for all that they write.
         names: Which.
+        peers: Where the peers' own environments are.
     """
     found: list[Server] = []
     skipped: dict[str, str] = {}
@@ -283,7 +362,7 @@ def running(folder: Path, names: list[str]) -> Iterator[tuple[list[Server], dict
         if any("redis" in name for name in names):
             with contextlib.suppress(pytest.skip.Exception):
                 redis_url = stack.enter_context(servers.one()).url
-        making = _Making(folder, redis_url)
+        making = _Making(folder, redis_url, peers)
         stack.callback(_stop, found)
         for name in names:
             try:
@@ -299,4 +378,4 @@ def _stop(found: list[Server]) -> None:
     for server in found:
         server.process.terminate()
     for server in found:
-        server.process.wait(30)
+        server.stop()

@@ -9,7 +9,17 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["BATCH", "FEATURES", "USERS", "Load", "batches", "bodies", "inference", "request_bytes"]
+__all__ = [
+    "BATCH",
+    "FEATURES",
+    "USERS",
+    "Load",
+    "batches",
+    "bodies",
+    "feature_rows",
+    "inference",
+    "request_bytes",
+]
 
 FEATURES, USERS, BATCH = 64, 200, 32
 
@@ -110,6 +120,11 @@ def batches(prefix: str) -> Iterator[bytes]:
     each = bodies(prefix)
     while True:
         yield b'{"requests": [' + b", ".join(itertools.islice(each, BATCH)) + b"]}"
+
+
+def feature_rows(template: bytes) -> Iterator[bytes]:
+    """Yield rows of features in a template, for servers that know no users."""
+    return itertools.cycle([template % json.dumps(row).encode() for row in _rows()])
 
 
 def inference() -> bytes:

@@ -13,8 +13,13 @@ the server's, its children's included, and not Redis's.
   shape. ``redis`` and ``fastapi-redis`` are the lane and that service where answers are in a Redis
   and not in memory.
 
+- ``litserve`` and ``mlserver`` serve the same TorchScript file, with their batching on, without
+  users, tokens and a cache, from environments that ``scripts/make-peers`` makes (``--peers``);
+  ``lane-2`` is the lane with two workers, on two cores.
+
 Rows are hits (``hit``), hits in Redis (``redis``), misses (``miss``), calls of ``/predict/batch``
-with 32 misses (``batch``) and ``/v2/models/default/infer`` of one row (``infer``).
+with 32 misses (``batch``), ``/v2/models/default/infer`` of one row (``infer``), hits of one and two
+workers (``workers``), and the memory that server and model take after some misses (``memory``).
 """
 
 from __future__ import annotations
@@ -24,7 +29,9 @@ import itertools
 import json
 import os
 import secrets
+import signal
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +39,17 @@ from typing import NamedTuple
 
 import uvloop
 
-from benchmarks.contestants import CLIENT_CORE, Server, running
-from benchmarks.http_load import USERS, Load, batches, bodies, inference, request_bytes
+from benchmarks.contestants import CLIENT_CORE, ROOT, Server, running
+from benchmarks.http_load import (
+    USERS,
+    Load,
+    batches,
+    bodies,
+    feature_rows,
+    inference,
+    request_bytes,
+)
+from benchmarks.process_memory import of_processes, together
 
 IN_REDIS = 2_000
 """Users whose answers are asked for in turn, where they are in Redis."""
@@ -61,6 +77,8 @@ class Ratio(NamedTuple):
     to: tuple[str, ...]
     bar: float | None = None
     hoped: float | None = None
+    workers: int = 1
+    """As many as the server has more than the other: what it could answer if each had a core."""
 
 
 ALL = ("lane", "asgi", "wsgi", "django", "empty", "fastapi")
@@ -68,9 +86,11 @@ ROWS = (
     Row("hit", 16, ALL),
     Row("hit", 64, ALL),
     Row("redis", 64, ("redis", "fastapi-redis")),
-    Row("miss", 64, ("lane", "wsgi", "fastapi")),
+    Row("miss", 64, ("lane", "wsgi", "fastapi", "litserve", "mlserver")),
     Row("batch", 4, ("lane", "fastapi")),
     Row("infer", 16, ("lane", "django")),
+    Row("workers", 64, ("lane", "lane-2")),
+    Row("memory", 64, ("lane", "litserve", "mlserver")),
 )
 RATIOS = (
     Ratio("lane hit, of empty", "hit 64", "lane", ("empty",), 0.70, 2.0),
@@ -82,12 +102,24 @@ RATIOS = (
     Ratio("asgi hit, x fastapi, 16", "hit 16", "asgi", ("fastapi",), 6.0),
     Ratio("redis hit, x fastapi", "redis 64", "redis", ("fastapi-redis",), 8.0, 30.0),
     Ratio("lane miss, x fastapi", "miss 64", "lane", ("fastapi",), 7.0, 12.0),
+    Ratio("lane miss, x peers", "miss 64", "lane", ("litserve", "mlserver"), 3.0, 8.0),
     Ratio("batch of 32, x fastapi", "batch 4", "lane", ("fastapi",), 8.0, 15.0),
     Ratio("wsgi hit, x fastapi, 64", "hit 64", "wsgi", ("fastapi",), 1.0, 1.5),
     Ratio("wsgi hit, x fastapi, 16", "hit 16", "wsgi", ("fastapi",), 1.0, 1.5),
     Ratio("wsgi miss, x fastapi", "miss 64", "wsgi", ("fastapi",)),
     Ratio("lane infer, x django", "infer 16", "lane", ("django",)),
+    Ratio("two workers, x one", "workers 64", "lane-2", ("lane",), 1.6, workers=2),
 )
+
+PEERS = {
+    "litserve": (b"/predict", b'{"features": %s}'),
+    "mlserver": (
+        b"/v2/models/default/infer",
+        b'{"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 64], "data": %s}]}',
+    ),
+}
+"""How those are asked that know neither users nor tokens."""
+MEMORY_BAR = 1.1
 
 Figures = dict[str, dict[str, float]]
 """By server and row."""
@@ -95,8 +127,12 @@ Figures = dict[str, dict[str, float]]
 
 def asker(server: Server, kind: str) -> Callable[[], bytes]:
     """Return what gives the next request."""
-    if kind in {"hit", "redis"}:
-        users = USERS if kind == "hit" else IN_REDIS
+    if (peer := PEERS.get(server.name)) is not None:
+        path, template = peer
+        each = feature_rows(template)
+        return lambda: request_bytes(server.token, next(each), path)
+    if kind in {"hit", "redis", "workers"}:
+        users = IN_REDIS if kind == "redis" else USERS
         known = [
             request_bytes(server.token, each) for each in itertools.islice(bodies("hit"), users)
         ]
@@ -127,6 +163,8 @@ def warm_up(server: Server, rows: tuple[Row, ...], seconds: float) -> None:
     for row in rows:
         if server.name in row.servers and row.connections != 16:
             measure(server, row, 4 * seconds if row.kind == "redis" else seconds)
+        if row.kind == "memory" and server.name in row.servers:
+            server.memory = of_processes(server.pids())
     server.rates.clear()
     server.cpu.clear()
 
@@ -138,6 +176,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     kinds = ",".join(dict.fromkeys(row.kind for row in ROWS))
     parser.add_argument("--only", default=kinds, help="some of %(default)s")
+    parser.add_argument(
+        "--peers", default=str(ROOT / ".peers"), help="what scripts/make-peers made (%(default)s)"
+    )
     arguments = parser.parse_args()
     rounds, seconds = (3, 1.0) if arguments.quick else (5, 3.0)
     wanted = arguments.only.split(",")
@@ -146,13 +187,17 @@ def main() -> None:
     rows = tuple(row for row in ROWS if row.kind in wanted)
     names = list(dict.fromkeys(name for row in rows for name in row.servers))
     os.sched_setaffinity(0, {CLIENT_CORE})
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder), names) as (found, skipped):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end the servers, too
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), names, Path(arguments.peers)) as (found, skipped),
+    ):
         for server in found:
             warm_up(server, rows, seconds)
         for _ in range(rounds):
             for row in rows:
                 for server in found:
-                    if server.name in row.servers:
+                    if server.name in row.servers and row.kind != "memory":
                         measure(server, row, seconds)
         report(found, skipped, as_json=arguments.json)
 
@@ -169,6 +214,9 @@ def report(found: list[Server], skipped: dict[str, str], *, as_json: bool) -> No
     # On a machine that others use, too, CPU time says more than requests per second.
     by_cpu = compared({name: {k: 1 / v for k, v in each.items()} for name, each in cpu.items()})
     for ratio in RATIOS:
+        if ratio.name in by_cpu:
+            by_cpu[ratio.name] *= ratio.workers
+    for ratio in RATIOS:
         if ratio.name in by_rate:
             bar = "" if ratio.bar is None else f"   bar {ratio.bar:g}"
             bar += "" if ratio.hoped is None else f", hoped for {ratio.hoped:g}"
@@ -176,10 +224,24 @@ def report(found: list[Server], skipped: dict[str, str], *, as_json: bool) -> No
                 f"{ratio.name:24} {by_rate[ratio.name]:6.2f} by requests/s "
                 f"{by_cpu[ratio.name]:6.2f} by CPU{bar}"
             )
+    memory = {each.name: together(each.memory) / 1024 for each in found if each.memory}
+    for server in found:
+        if server.memory:
+            parts = ", ".join(f"{each.resident / 1024:.0f}" for each in server.memory)
+            print(f"{server.name:13} {memory[server.name]:6.0f} MiB together ({parts})")
+    if {"lane", "mlserver"} <= memory.keys():
+        ratio = memory["lane"] / memory["mlserver"]
+        print(f"{'lane memory, of mlserver':24} {ratio:6.2f}   bar {MEMORY_BAR:g} at most")
     if as_json:
         bars = {ratio.name: ratio.bar for ratio in RATIOS if ratio.bar is not None}
-        told = {"rates": rates, "cpu": cpu, "ratios": by_rate, "ratios_by_cpu": by_cpu}
-        print(json.dumps({**told, "bars": bars, "skipped": skipped}))
+        told = {
+            "rates": rates,
+            "cpu": cpu,
+            "ratios": by_rate,
+            "ratios_by_cpu": by_cpu,
+            "memory": memory,
+        }
+        print(json.dumps({**told, "memory": memory, "bars": bars, "skipped": skipped}))
 
 
 def _medians(found: list[Server], what: str) -> Figures:
