@@ -22,6 +22,8 @@ class Evidence:
     production: Arm = field(default_factory=Arm)
     seen: dict[str, tuple[Arm, Arm]] = field(default_factory=dict)
     """The last counts of each process: of the canary, and of production."""
+    before: Arm = field(default_factory=Arm)
+    """What production had done in each process when it was first seen."""
     log_errors: list[float] | None = None
     log_latency: list[float] | None = None
 
@@ -39,7 +41,10 @@ class Evidence:
         canary, production = Arm(), Arm()
         for process, counts in told.items():
             now = (_arm(counts[0]), _arm(counts[1]))
-            before = self.seen.get(process, now)
+            before = self.seen.get(process)
+            if before is None:
+                before = now
+                self.before = self.before + now[1]
             canary = canary + _since(before[0], now[0])
             production = production + _since(before[1], now[1])
             self.seen[process] = now
@@ -49,6 +54,7 @@ class Evidence:
             log_errors=self.log_errors,
             log_latency=self.log_latency,
             production=self.production,
+            before=self.before,
         )
         test.add(canary, production)
         self.canary, self.production = self.canary + canary, self.production + production

@@ -16,23 +16,29 @@ from tick to tick, as they do when the database behind a feature source has a ba
 **The process.** The ratios of all ticks are multiplied, for each of several ``θ``, and the products
 averaged, which is again a test martingale.
 
-**Latency.** A request is *slow* if it took longer than a quantile of production's before this tick
-(p50 and p90); a canary's, if it took more than `SLACK` buckets longer. The threshold is known
-before the tick, so the same bet holds, of "no more than a quarter slower" as the null hypothesis:
-a canary with an emptier queue or colder caches than production's is not yet worse.
+**Latency.** Quantiles of production's latencies before this tick make classes, each of which has a
+score; a canary's latency is taken for `SLACK` buckets less than it was. Given how many of all
+requests are in each class, chance decides which of them are the canary's. The bet is the likelihood
+ratio for a canary that has a request with odds that grow by e^(λ·score): the product of those odds
+over its requests, divided by the mean of that product over all choices of as many requests. That is
+the bet above with more than two classes, has the same properties, and needs about half as many
+requests as one on "slower than the median", since how much slower counts, too. The classes are
+known before the tick, and the null hypothesis is "no more than a quarter slower": a canary with an
+emptier queue or colder caches than production's is not yet worse.
 
 Sources: J. Ville, *Étude critique de la notion de collectif* (1939); R. Turner, A. Ly,
 P. Grünwald, *Generic E-variables for exact sequential k-sample tests that allow for optional
 stopping* (J. Stat. Plan. Inference 230, 2024), for 2x2 tables in blocks; R. Johari, L. Pekelis,
 D. Walsh, *Always valid inference* (Operations Research 70, 2022), for mixing over alternatives.
 Deviations: Turner et al. bet on estimated success rates; conditioning on ``e`` does away with them,
-as Fisher's exact test does. The mixture is over a grid, not a density. Requests of one tick are
-taken to be exchangeable; those of one batch are not quite, which is why a computation counts once,
-and why latency has slack.
+as Fisher's exact test does; with classes of latency it is a linear rank test's likelihood. The
+mixture is over a grid, not a density. Requests of one tick are taken to be exchangeable; those of
+one batch are not quite, which is why a computation counts once, and why latency has slack.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,12 +49,17 @@ from numpy.typing import NDArray
 
 from serving_app.core.latency import LatencyCounts
 
-__all__ = ["Arm", "SequentialTest", "Verdict", "log_bets"]
+__all__ = ["Arm", "SequentialTest", "Verdict", "log_bets", "log_rank_bets"]
 
 ODDS = np.array([1.5, 2.0, 4.0, 10.0, 50.0])
 """Odds ratios that are bet on. What is nearer to 1 than 1.2 or so is never found worse."""
-QUANTILES = (0.5, 0.9)
-"""Of production's latency: beyond them a request is slow."""
+QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.97)
+"""Of production's latency: the bounds of the classes."""
+SCORES = np.array([-1.15, -0.32, 0.32, 0.93, 1.51, 2.17])
+"""Of the classes: where the normal distribution has the middle of each."""
+TILTS = np.array([0.5, 1.0, 2.0, 4.0])
+"""How much odds grow with the score: what is bet on. 1.0 is nearest to a canary that takes twice as
+long, if latencies vary as usual."""
 SLACK = 2
 """Latency buckets, of 12 % each, that the canary may be slower by."""
 FEWEST = 50
@@ -64,9 +75,21 @@ class Arm:
     buckets: Mapping[int, int] = field(default_factory=dict)
     """Latencies of what did not fail, by bucket of `serving_app.core.latency.BOUNDS`."""
 
-    def slower_than(self, bucket: int) -> int:
-        """Return how many took longer than a bucket's."""
-        return sum(n for at, n in self.buckets.items() if at > bucket)
+    @property
+    def timed(self) -> int:
+        """Return how many latencies are known."""
+        return sum(self.buckets.values())
+
+    def classes(self, bounds: Sequence[int]) -> NDArray[np.int64]:
+        """Return how many latencies are in each class.
+
+        Args:
+            bounds: The last bucket of each class but the last, rising.
+        """
+        counts = np.zeros(len(bounds) + 1, dtype=np.int64)
+        for at, n in self.buckets.items():
+            counts[bisect.bisect_left(bounds, at)] += n
+        return counts
 
     @property
     def median_ms(self) -> float:
@@ -114,6 +137,60 @@ def log_bets(n: int, k: int, m: int, bad: int) -> NDArray[np.float64]:
     return bets
 
 
+def log_rank_bets(canary: NDArray[np.int64], production: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the logarithms of one tick's likelihood ratios, for each of `TILTS`.
+
+    Args:
+        canary: How many of its requests are in each class, of `SCORES`.
+        production: The same.
+    """
+    pool, n = canary + production, int(canary.sum())
+    if not 0 < n < pool.sum() or np.count_nonzero(pool) == 1:
+        return np.zeros(len(TILTS))  # an arm without requests, or all alike: no news
+    used = pool > 0
+    pool, canary = pool[used], canary[used]
+    choices = _log_choices(np.zeros(len(pool)), pool, n)
+    return np.array(
+        [
+            canary @ log_odds - (_log_choices(log_odds, pool, n) - choices)
+            for log_odds in TILTS[:, None] * SCORES[used]
+        ]
+    )
+
+
+def _log_choices(log_odds: NDArray[np.float64], pool: NDArray[np.int64], n: int) -> float:
+    """Return the logarithm of the sum, over all choices of ``n`` of a pool, of their odds' product.
+
+    It is the coefficient of t^n in Π (1 + odds·t)^count, a class each. At any t, that is, but for
+    known factors, the probability that binomial variables add up to ``n``; and at the t where
+    ``n`` is their mean, nothing of it is too small for a float.
+
+    Args:
+        log_odds: Of each class.
+        pool: How many there are of each.
+        n: How many are chosen; more than none and fewer than all.
+    """
+    low, high = -50.0 - log_odds.max(), 50.0 - log_odds.min()
+    for _ in range(40):
+        log_t = (low + high) / 2
+        if pool @ (1 / (1 + np.exp(-(log_odds + log_t)))) < n:
+            low = log_t
+        else:
+            high = log_t
+    chance, first = np.ones(1), 0
+    factorials = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, pool.max() + 1)))))
+    for log_odd, count in zip(log_odds + log_t, pool, strict=True):
+        p = 1 / (1 + math.exp(-log_odd))
+        reach = 12 * math.sqrt(count * p * (1 - p)) + 40
+        j = np.arange(max(0, int(count * p - reach)), min(count, int(count * p + reach)) + 1)
+        log_ways = factorials[count] - factorials[j] - factorials[count - j]
+        log_miss = -math.log1p(math.exp(log_odd))  # ln(1 - p)
+        chance = np.convolve(chance, np.exp(log_ways + j * log_odd + count * log_miss))
+        first += int(j[0])
+    factors = pool @ np.logaddexp(0.0, log_odds + log_t) - n * log_t
+    return float(math.log(chance[n - first]) + factors)
+
+
 def _log_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ln Σ exp along the last axis."""
     top = values.max(axis=-1)
@@ -130,6 +207,8 @@ class SequentialTest:
         log_errors: State of a test that goes on: see `state`.
         log_latency: The same.
         production: What production did until now.
+        before: What it did before the roll-out, from which its latency is known until it has been
+            asked often enough.
     """
 
     def __init__(
@@ -139,13 +218,15 @@ class SequentialTest:
         log_errors: Sequence[float] | None = None,
         log_latency: Sequence[float] | None = None,
         production: Arm | None = None,
+        before: Arm | None = None,
     ) -> None:
         self._log_threshold = math.log(2 / alpha)
         self._errors = np.zeros(len(ODDS)) if log_errors is None else np.array(log_errors)
-        self._latency = (
-            np.zeros(len(ODDS) * len(QUANTILES)) if log_latency is None else np.array(log_latency)
-        )
+        self._latency = np.zeros(len(TILTS))
+        if log_latency is not None and len(log_latency) == len(TILTS):  # else of another release
+            self._latency = np.array(log_latency)
         self._production = production or Arm()
+        self._before = before or Arm()
 
     @property
     def state(self) -> dict[str, list[float]]:
@@ -157,27 +238,13 @@ class SequentialTest:
         self._errors += log_bets(
             canary.requests, canary.errors, production.requests, production.errors
         )
-        n, m = sum(canary.buckets.values()), sum(production.buckets.values())
-        if sum(self._production.buckets.values()) >= FEWEST:
-            self._latency += np.concatenate(
-                [
-                    log_bets(
-                        n, canary.slower_than(bucket + SLACK), m, production.slower_than(bucket)
-                    )
-                    for bucket in map(self._quantile, QUANTILES)
-                ]
+        known = self._production if self._production.timed >= FEWEST else self._before
+        if known.timed >= FEWEST:
+            bounds = _bounds(known)
+            self._latency += log_rank_bets(
+                canary.classes([bucket + SLACK for bucket in bounds]), production.classes(bounds)
             )
         self._production = self._production + production
-
-    def _quantile(self, q: float) -> int:
-        """Return the bucket of a quantile of production's latencies so far."""
-        rank = q * sum(self._production.buckets.values())
-        seen = 0
-        for bucket in sorted(self._production.buckets):
-            seen += self._production.buckets[bucket]
-            if seen >= rank:
-                return bucket
-        raise AssertionError("only asked when there are some")
 
     def verdict(self) -> Verdict | None:
         """Return why the canary is worse, or None as long as that is not shown."""
@@ -186,3 +253,10 @@ class SequentialTest:
             if log_mean >= self._log_threshold:
                 return Verdict(measure, math.exp(min(log_mean, 700.0)))  # type: ignore[arg-type]
         return None
+
+
+def _bounds(known: Arm) -> list[int]:
+    """Return the buckets of the quantiles of an arm's latencies."""
+    buckets = sorted(known.buckets)
+    seen = np.cumsum([known.buckets[bucket] for bucket in buckets])
+    return [buckets[i] for i in np.searchsorted(seen, np.array(QUANTILES) * seen[-1])]

@@ -1,5 +1,6 @@
 """The test is right: by hand, by enumeration, and on simulated roll-outs."""
 
+import itertools
 import math
 from functools import partial
 
@@ -9,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_app.core.latency import BOUNDS
-from serving_app.core.sequential_test import ODDS, Arm, SequentialTest, log_bets
+from serving_app.core.sequential_test import (
+    ODDS,
+    SCORES,
+    TILTS,
+    Arm,
+    SequentialTest,
+    log_bets,
+    log_rank_bets,
+)
 
 pytestmark = pytest.mark.contract("S14")
 
@@ -43,6 +52,62 @@ def test_a_bet_by_hand():
     # One canary and three production requests, one bad: P(k=1) = 1/4.
     assert np.exp(log_bets(1, 1, 3, 0)) == pytest.approx(ODDS / (3 / 4 + ODDS / 4))
     assert np.exp(log_bets(1, 0, 3, 1)) == pytest.approx(1 / (3 / 4 + ODDS / 4))
+
+
+classes = st.lists(st.integers(0, len(SCORES) - 1), min_size=1, max_size=9)
+
+
+def of_classes(values):
+    return np.bincount(values, minlength=len(SCORES))
+
+
+@given(pool=classes, n=st.integers(0, 9))
+def test_a_bet_on_latency_has_mean_one_if_both_arms_are_alike(pool, n):
+    everyone = range(len(pool))
+    bets = [
+        np.exp(
+            log_rank_bets(
+                of_classes([pool[i] for i in chosen]),
+                of_classes([pool[i] for i in everyone if i not in chosen]),
+            )
+        )
+        for chosen in itertools.combinations(everyone, min(n, len(pool)))
+    ]
+    assert np.mean(bets, axis=0) == pytest.approx(np.ones(len(TILTS)))
+
+
+@given(canary=classes, production=classes, which=st.integers(0, 8))
+def test_a_bet_on_latency_grows_with_each_of_the_canarys(canary, production, which):
+    """So that its mean is no more than one if the canary is faster."""
+    which %= len(canary)
+    slower = [*canary[:which], len(SCORES) - 1, *canary[which + 1 :]]
+    others = of_classes(production)
+    before, after = (log_rank_bets(of_classes(each), others) for each in (canary, slower))
+    assert (after >= before - 1e-9).all()
+
+
+def test_many_latencies_are_no_trouble():
+    alike = log_rank_bets(np.full(6, 30_000), np.full(6, 100_000))
+    assert np.isfinite(alike).all()
+    assert alike.max() < 0
+    slower = log_rank_bets(np.arange(0, 60_000, 10_000), np.full(6, 100_000))
+    assert np.isfinite(slower).all()
+    assert slower.max() > 1000
+
+
+def test_latencies_from_before_the_roll_out_make_the_first_tick_count():
+    slow, usual = Arm(20, 0, {70: 20}), Arm(80, 0, {60: 80})
+    test = SequentialTest()
+    test.add(slow, usual)
+    assert test.verdict() is None
+    test = SequentialTest(before=Arm(100, 0, {60: 100}))
+    test.add(slow, usual)
+    assert test.verdict().measure == "latency"
+
+
+def test_the_state_of_another_releases_latency_is_left_out():
+    test = SequentialTest(log_latency=[9.0] * 10)
+    assert test.verdict() is None
 
 
 def test_many_requests_are_no_trouble():
