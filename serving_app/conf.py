@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -91,10 +92,26 @@ def serving_settings() -> ServingSettings:
         ImproperlyConfigured: A key is unknown, or its value is not of the key's type, or not
             positive.
     """
+    given = getattr(settings, "RECSERVE", {}).get("SERVING", {})
+    try:
+        # Types, too, as True and 1.0 equal 1. Django's door asks several times a request.
+        return _remembered(tuple((key, type(value), value) for key, value in given.items()))
+    except (AttributeError, TypeError):  # not of a form that could be right: it is told what is not
+        return _read(given)
+
+
+@functools.lru_cache(maxsize=16)
+def _remembered(given: tuple[tuple[str, type, Any], ...]) -> ServingSettings:
+    return _read({key: value for key, _, value in given})
+
+
+def _read(given: Any) -> ServingSettings:
     types: dict[str, Any] = {f.name.upper(): f.default.__class__ for f in fields(ServingSettings)}
-    given = section(getattr(settings, "RECSERVE", {}).get("SERVING", {}), _WHERE, types)
     return ServingSettings(
-        **{key.lower(): _checked(key, value, types[key]) for key, value in given.items()}
+        **{
+            key.lower(): _checked(key, value, types[key])
+            for key, value in section(given, _WHERE, types).items()
+        }
     )
 
 

@@ -43,6 +43,19 @@ def test_a_wrong_setting_is_named_at_start_and_by_check(settings, given, says):
     assert says in error.msg
 
 
+def test_settings_that_were_read_before_are_not_taken_for_others(settings):
+    settings.RECSERVE = {"SERVING": {"DEPTH": 1}}
+    assert serving_settings().depth == 1
+    settings.RECSERVE["SERVING"]["DEPTH"] = 2  # in place, so nobody is told
+    assert serving_settings().depth == 2
+    settings.RECSERVE["SERVING"]["DEPTH"] = 1.0  # equals 1, and is no whole number
+    with pytest.raises(ImproperlyConfigured, match="positive whole number"):
+        serving_settings()
+    settings.RECSERVE["SERVING"]["DEPTH"] = [1]  # cannot be remembered
+    with pytest.raises(ImproperlyConfigured, match="positive whole number"):
+        serving_settings()
+
+
 @pytest.mark.parametrize(
     ("given", "told", "socket"),
     [
