@@ -1,7 +1,7 @@
 """Processor time of one hit by entrance, without sockets: what of it is uvicorn's, what the lane's.
 
 Run: ``python -m benchmarks.lane [--quick] [--json] [--redis]
-[--profile ENTRANCE | --growth | --logged]``; it needs ``requirements/bench.txt`` and PyTorch.
+[--profile ENTRANCE | --logged]``; it needs ``requirements/bench.txt`` and PyTorch.
 Requests go into uvicorn's protocol class as a socket would give them, 64 connections at a time, and
 answers are taken off its transport; so the system calls are missing, and nothing else. Rounds are
 interleaved, figures are medians, in microseconds of the process's own processor time, which says
@@ -10,9 +10,8 @@ something on a busy machine, too.
 ``--redis`` measures hits in a Redis below L1, a real one, which has a single entry then; system
 calls to it are not missing.
 
-``--growth`` measures hits of random users by the number of users whose answers are in L1;
-``--plot FILE`` draws that. ``--logged`` measures what a hit's line in the access log costs, written
-at once and on a thread: in the event loop's thread, and in the process.
+``--logged`` measures what a hit's line in the access log costs, written at once and on a thread: in
+the event loop's thread, and in the process.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import json
 import logging
 import os
 import pstats
-import random
 import statistics
 import subprocess
 import sys
@@ -150,15 +148,6 @@ async def measure(token: str, arguments: argparse.Namespace) -> None:
     for entrance in reversed(compared):  # fill the cache, and let the interpreter specialise
         await entrance.run(requests)
         entrance.spent.clear()
-    if arguments.growth:
-        found = await growth(compared[-1], token, quick=arguments.quick)
-        if arguments.json:
-            print(json.dumps(found))
-        if arguments.plot:
-            draw(found, arguments.plot)
-        wiring.detach()
-        await asyncio.to_thread(wiring.stop)
-        return
     if arguments.logged:
         lines = await logged(compared[-1], requests, quick=arguments.quick)
         if arguments.json:
@@ -220,51 +209,6 @@ async def logged(
     return medians
 
 
-async def growth(entrance: Entrance, token: str, *, quick: bool) -> dict[int, float]:
-    """Return microseconds of a hit by the number of users whose answers are cached; print them."""
-    from cache_app.wiring import get_levels
-    from plugins import RecommendationRequest
-    from serving_app import wiring
-
-    recommender, levels = wiring.get_serving().recommender, get_levels()
-    first = RecommendationRequest("first", features=[0.5] * FEATURES)
-    recommender.recommend(first)
-    stored = levels.peek(recommender.key(first))
-    assert stored is not None, "it was just computed"
-    rng = random.Random(1)
-    asked = bodies("grown")
-    kept: list[bytes] = []
-    found: dict[int, float] = {}
-    cached = 0
-    for users in (1_000, 10_000, 100_000) if quick else (1_000, 10_000, 100_000, 1_000_000):
-        apart = max(1, users // 10_000)  # a request takes more memory than its entry: keep some
-        for n in range(cached, users):
-            body = next(asked)
-            value = json.loads(body)
-            request = RecommendationRequest(value["user_id"], features=value["features"])
-            levels.store(recommender.key(request), stored.value, ttl=3600.0)
-            if n % apart == 0:
-                kept.append(request_bytes(token, body))
-        cached = users
-        entrance.spent.clear()
-        for _ in range(5):
-            await entrance.run(itertools.cycle(rng.choices(kept, k=REQUESTS)))
-        found[users] = statistics.median(entrance.spent)
-        print(f"{users:9,} cached users {found[users]:7.1f} µs a hit")
-    return found
-
-
-def draw(found: dict[int, float], file: str) -> None:
-    """Draw what `growth` found."""
-    import matplotlib.pyplot as plt
-
-    _, axis = plt.subplots(figsize=(6, 4))
-    axis.plot(list(found), list(found.values()), marker="o")
-    axis.set(xscale="log", xlabel="cached users", ylabel="µs a hit", ylim=(0, None))
-    plt.tight_layout()
-    plt.savefig(file)
-
-
 def main() -> None:
     """Make an installation, and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -272,9 +216,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--redis", action="store_true")
     parser.add_argument("--profile", default="")
-    parser.add_argument("--growth", action="store_true")
     parser.add_argument("--logged", action="store_true")
-    parser.add_argument("--plot", default="")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         os.environ.update(
@@ -293,10 +235,6 @@ def main() -> None:
         import django
 
         django.setup()
-        if arguments.growth:  # L1 alone, and room for all
-            from django.conf import settings
-
-            settings.RECSERVE["CACHE"] = {"L1": {"CAPACITY": 2_000_000}}
         if arguments.redis:
             from django.conf import settings
 

@@ -239,7 +239,6 @@ def report(found: list[Server], skipped: dict[str, str], *, as_json: bool) -> No
             "cpu": cpu,
             "ratios": by_rate,
             "ratios_by_cpu": by_cpu,
-            "memory": memory,
         }
         print(json.dumps({**told, "memory": memory, "bars": bars, "skipped": skipped}))
 
