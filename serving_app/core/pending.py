@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -109,7 +109,8 @@ class Pending:
             raise self.error
         try:
             return self._answer(self.flight.result(max(0.0, self.deadline - now)))
-        except (Unavailable, FutureTimeoutError) as error:
+        # Cancelled is only what nobody waits for any more: this one's deadline came.
+        except (Unavailable, FutureTimeoutError, CancelledError) as error:
             if self.found is not None:
                 return self._answer(self.found.value, found=self.found, degraded=True)
             if isinstance(error, Unavailable):

@@ -554,6 +554,34 @@ def test_a_deadline_is_kept_and_what_waits_is_given_up(tokens, gate):
 
 
 @pytest.mark.contract("A5")
+@pytest.mark.parametrize("path", [PREDICT, BATCH])
+def test_a_deadline_is_kept_by_what_is_taken_out_of_the_queue(tokens, gate, path):
+    lane = Lane(Door(), aside=aside)
+    late = {**GOOD, "user_id": "late", "timeout_ms": 50}
+
+    async def scene():
+        def question(value, where=PREDICT):
+            body = json.dumps(value).encode()
+            return Client(lane).ask("POST", where, headers_of(tokens["good"], body), body)
+
+        first = asyncio.create_task(question(GOOD))
+        await asyncio.to_thread(gate.running.wait, 20)
+        answer = await question(late if path == PREDICT else {"requests": [late]}, path)
+        assert version().stats().cancelled == 1
+        gate.set()
+        assert (await first)[0] == 200
+        return answer
+
+    status, _, body = async_to_sync(scene)()
+    problem = json.loads(body)
+    if path == BATCH:
+        assert status == 200
+        problem = problem["results"][0]
+        problem = problem.get("error", problem)
+    assert problem["code"] == "deadline-exceeded"
+
+
+@pytest.mark.contract("A5")
 @pytest.mark.parametrize("path", [PREDICT, BATCH, "/api/v1/events", "/v2/models/default/infer"])
 def test_a_body_that_says_it_is_too_large_is_not_waited_for(tokens, path):
     async def scene():
