@@ -85,7 +85,7 @@ def test_what_failed_is_counted_apart_with_its_time():
     submit(scheduler, "stuck, too", now=4.0)
     taken = scheduler.take(4.0)
     scheduler.abandon(9.0, 4.0)
-    scheduler.finish(taken, taken.payloads(), now=10.0)  # too late for anyone
+    scheduler.finish(taken, taken.payloads, now=10.0)  # too late for anyone
     waiting = submit(scheduler, "cancelled", now=9.0)
     assert scheduler.cancel(waiting)
     stats = scheduler.stats(PoolCounts())
