@@ -11,7 +11,7 @@ from benchmarks.process_memory import Memory, of_process, of_processes, together
 pytestmark = pytest.mark.contract("O6")
 
 SMAPS = """\
-7f00-7f10 r-xp 00000000 fe:00 1234    /opt/lib torch.so
+7f00-7f10 r-xp 00000000 fe:00 1234    /srv/lib torch.so
 Size:                400 kB
 Rss:                 300 kB
 Pss:                 150 kB
@@ -26,7 +26,7 @@ Anonymous:            80 kB
 
 
 def test_what_was_written_of_a_file_is_the_process_s_own():
-    assert of_process(SMAPS) == Memory(20 + 40, {"/opt/lib torch.so r-xp": 280})
+    assert of_process(SMAPS) == Memory(20 + 40, {"/srv/lib torch.so r-xp": 280})
     assert of_process(SMAPS).resident == 340
 
 
