@@ -19,6 +19,7 @@ the bare model takes for one row with 10,000 items.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import os
