@@ -117,8 +117,8 @@ def of_all(statistics: Statistics, told: Sequence[ProcessStatistics]) -> Statist
     for row in told:
         try:
             parts.append(Statistics.from_json(row.serving))
-        except ValueError:  # a process of another release, during an update
-            logger.warning("The statistics of %s cannot be read", row.process)
+        except ValueError as error:  # a process of another release, during an update
+            logger.warning("The statistics of %s cannot be read: %s", row.process, error)
     return Statistics.merged(parts)
 
 

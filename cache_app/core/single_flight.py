@@ -6,7 +6,7 @@ import threading
 from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
-from cache_app.core.forgetful_future import ForgetfulFuture
+from cache_app.core.light_future import LightFuture
 
 __all__ = ["SingleFlight"]
 
@@ -17,7 +17,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Flight(ForgetfulFuture[V]):
+class Flight(LightFuture[V]):
     """The future of one key."""
 
     note: Any = None
@@ -64,10 +64,9 @@ class SingleFlight(Generic[K, V]):
             number, landed = self._landed.get(key, (0, None))
             if landed is not None and since is not None and number > since:
                 return landed, False
-            flight = self._flights[key] = Flight()
+            flight = self._flights[key] = Flight(self._lock)
             self._waiting[key] = 1
-            # A running future refuses to be cancelled.
-            flight.set_running_or_notify_cancel()
+            flight.start()  # and refuses to be cancelled
             return flight, True
 
     def leave(self, key: K, flight: Flight[V]) -> bool:
@@ -103,7 +102,8 @@ class SingleFlight(Generic[K, V]):
             self._landed[key] = (self._landings, flight)
             if len(self._landed) > _REMEMBERED:
                 del self._landed[next(iter(self._landed))]  # a dict keeps the order of insertion
-        flight.set_result(result)
+            flight.settle(result)
+        flight.announce()
 
     def fail(self, key: K, error: BaseException, *, flight: Flight[V] | None = None) -> None:
         """Raise the error in all who wait, and forget the key. See `resolve`.
@@ -113,7 +113,8 @@ class SingleFlight(Generic[K, V]):
         """
         with self._lock:
             flight = self._take(key, flight)
-        flight.set_exception(error)
+            flight.settle(None, error)
+        flight.announce()
 
     def _take(self, key: K, flight: Flight[V] | None) -> Flight[V]:
         """Take a flight out, if it is still the key's. Called with the lock held."""

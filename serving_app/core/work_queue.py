@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cache_app.core.light_future import LightFuture
 from plugins import BatchTimes, DeadlineExceeded, Priority
-from serving_app.core.work_future import WorkFuture
 
 __all__ = ["Batch", "LargeWork", "Work", "WorkQueue"]
 
@@ -24,7 +24,7 @@ _SLOTS_PER_SECOND = 64
 _tickets = itertools.count(1)
 
 
-class Work(WorkFuture[Any]):
+class Work(LightFuture[Any]):
     """One submitted work, as most are: one part that counts 1, and the future of its result.
 
     Args:
@@ -51,7 +51,7 @@ class Work(WorkFuture[Any]):
         deadline: float,
         queued_at: float,
     ) -> None:
-        WorkFuture.__init__(self, lock)  # `super()` takes twice the time
+        LightFuture.__init__(self, lock)  # `super()` takes twice the time
         self._cancel = cancel
         self.part = part
         self.priority = priority

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from cache_app.core.forgetful_future import ForgetfulFuture
+from cache_app.core.light_future import LightFuture
 from plugins import BatchTimes, InferenceError, ModelNotReady, Priority, RecserveError, Tensors
 from serving_app.core.batcher import BatcherStats
 from serving_app.core.engine import Finish
@@ -46,7 +46,7 @@ _CLOSE = 10.0
 """Seconds that answers under way may take when an engine is closed."""
 
 
-class Answer(ForgetfulFuture[Any]):
+class Answer(LightFuture[Any]):
     """What the host is to answer. Cancelling it takes the question back."""
 
     def __init__(self, decode: Callable[[bytes], Any], owner: object = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_app.core.forgetful_future import ForgetfulFuture
+from cache_app.core.light_future import LightFuture
 from plugins import DeadlineExceeded, Priority, Tensors
 from serving_app.api.open_inference.answers import Answer
 from serving_app.core.live_models import Lease
@@ -106,7 +106,7 @@ class Inference:
             part.cancel()
 
 
-class _Whole(ForgetfulFuture[None]):
+class _Whole(LightFuture[None]):
     """Done when all parts are, or one has failed, which it fails with.
 
     Args:

@@ -1,8 +1,11 @@
-"""The future of one queued work: `concurrent.futures.Future`'s interface at a part of its cost.
+"""`concurrent.futures.Future`'s interface at a part of its cost.
 
-A standard future makes a condition variable of its own and takes its lock at each step. Here all
-futures of one batcher share the batcher's lock, a whole batch is settled under it at once, and a
-condition exists only for a future that someone blocks on.
+A standard future makes a condition variable of its own and takes its lock at each step. Here a
+condition exists only for a future that someone blocks on, and many futures may share one lock, so
+that all of them are settled under it at once. Nor does one keep its callbacks once they were
+called: they hold what waited for it, and that holds the future, a cycle which only a full garbage
+collection finds; of tens of objects for each answer there are soon so many that collections cost
+more than all else.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeVar
 
-__all__ = ["WorkFuture"]
+__all__ = ["LightFuture"]
 
 Result = TypeVar("Result")
 
@@ -26,14 +29,15 @@ _CANCELLED = "CANCELLED_AND_NOTIFIED"
 _FINISHED = "FINISHED"
 
 
-class WorkFuture(Future[Result]):
-    """A future that is settled in two steps: its outcome under a lock, then the news of it outside.
+class LightFuture(Future[Result]):
+    """A future that may be settled in two steps: its outcome under a lock, then the news of it.
 
-    It is a `Future` wherever one is asked for: `wait`, `as_completed`, `asyncio.wrap_future`.
+    It is a `Future` wherever one is asked for: `wait`, `as_completed`, `asyncio.wrap_future`. Who
+    has many under one lock calls `start`, `settle` and `settle_cancelled` with it held, and then
+    `announce` without; for a single one there is what every future has.
 
     Args:
-        lock: Guards the outcome. `settle` and `settle_cancelled` are called with it held; all else
-            is called without.
+        lock: Guards the outcome; None: a lock of its own.
     """
 
     # What every future has is in slots; what few have is a default of the class until it is set.
@@ -43,9 +47,9 @@ class WorkFuture(Future[Result]):
     _more_callbacks: list[Callable[[Future[Result]], object]] | None = None
     _own_condition: threading.Condition | None = None
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: threading.Lock | None = None) -> None:
         # Not Future's: the condition that it makes costs more than all the rest.
-        self._lock = lock
+        self._lock = threading.Lock() if lock is None else lock
         self._state = _PENDING
         self._result: Any = None
         self._callback: Callable[[Future[Result]], object] | None = None
@@ -65,7 +69,7 @@ class WorkFuture(Future[Result]):
         return self._exception is not None
 
     def running(self) -> bool:
-        """Return whether its batch has started and not ended."""
+        """Return whether it has started and not ended."""
         return self._state is _RUNNING
 
     def result(self, timeout: float | None = None) -> Result:
@@ -122,15 +126,15 @@ class WorkFuture(Future[Result]):
                 self._own_condition = threading.Condition()
             return self._own_condition
 
-    # --- Who settles ---------------------------------------------------------------------------
+    # --- Who settles many -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Say that its batch has started. Called with the lock held."""
+        """Say that it has started. Called with the lock held."""
         self._state = _RUNNING
 
     def settle(self, result: Any, error: BaseException | None = None) -> None:
         """Set the outcome. Called with the lock held; `announce` must follow without it."""
-        assert self._state is _RUNNING or self._state is _PENDING, "a work is settled once"
+        assert self._state is _RUNNING or self._state is _PENDING, "a future is settled once"
         self._result = result
         if error is not None:
             self._exception = error
@@ -138,7 +142,7 @@ class WorkFuture(Future[Result]):
 
     def settle_cancelled(self) -> None:
         """Make cancellation the outcome. Called with the lock held; `announce` must follow."""
-        assert not self.done(), "a work is settled once"
+        assert not self.done(), "a future is settled once"
         self._state = _CANCELLED
 
     def announce(self) -> None:
@@ -173,14 +177,52 @@ class WorkFuture(Future[Result]):
         except Exception:
             logger.exception("A callback of %r failed", self)
 
+    # --- Who settles one ------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel it, unless it has started; return whether it is cancelled."""
+        with self._lock:
+            if self._state is not _PENDING:
+                return self._state is _CANCELLED
+            self.settle_cancelled()
+        self.announce()
+        return True
+
     def set_running_or_notify_cancel(self) -> bool:
-        """Not for this future: its batcher starts it."""
-        raise NotImplementedError("a batcher starts and settles its futures itself")
+        """Start it, unless it was cancelled; return whether it has started.
+
+        Raises:
+            RuntimeError: It had started before.
+        """
+        with self._lock:
+            if self._state is _PENDING:
+                self.start()
+                return True
+            if self._state is _CANCELLED:
+                return False
+        raise RuntimeError(f"It has started before: {self!r}")
 
     def set_result(self, result: Result) -> None:
-        """Not for this future: its batcher settles it."""
-        raise NotImplementedError("a batcher starts and settles its futures itself")
+        """Set the result, and let all know who wait for it.
+
+        Raises:
+            InvalidStateError: There is an outcome.
+        """
+        self._set(result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """Not for this future: its batcher settles it."""
-        raise NotImplementedError("a batcher starts and settles its futures itself")
+        """Set what it failed with, and let all know who wait for it.
+
+        Raises:
+            InvalidStateError: There is an outcome.
+        """
+        self._set(None, exception)
+
+    def _set(self, result: Any, error: BaseException | None) -> None:
+        with self._lock:
+            settled = not self.done()
+            if settled:
+                self.settle(result, error)
+        if not settled:
+            raise InvalidStateError(f"{self._state}: {self!r}")
+        self.announce()
