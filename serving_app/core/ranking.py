@@ -25,9 +25,12 @@ class Catalogue:
     """Titles, in the same order."""
     position: dict[str, int] = field(init=False, repr=False, compare=False)
     """Position by item id."""
+    ids: NDArray[np.object_] = field(init=False, repr=False, compare=False)
+    """``items`` as an array, which gives those of many positions at once."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "position", {item: i for i, item in enumerate(self.items)})
+        object.__setattr__(self, "ids", np.array(self.items, dtype=object))
 
     def title(self, item: str) -> str:
         """Return the item's title, or its id if the catalogue no longer has it."""
@@ -86,11 +89,10 @@ class Ranking:
         cls, catalogue: Catalogue, positions: NDArray[np.intp], scores: NDArray[np.floating]
     ) -> Self:
         """Return the ranking of some positions in a catalogue, best first."""
-        items = catalogue.items
         return cls(
-            items=tuple([items[position] for position in positions.tolist()]),
+            items=tuple(catalogue.ids[positions].tolist()),
             scores=tuple(scores.tolist()),
-            complete=len(positions) == len(items),
+            complete=len(positions) == len(catalogue.items),
         )
 
     wire_type: ClassVar[Any] = tuple[tuple[str, ...], bytes, bool]
