@@ -7,6 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from cache_app import wiring
 from cache_app.conf import cache_settings
+from cache_app.core.steps import run
 from cache_app.redis_access import Access
 from plugins.errors import LevelUnavailable
 from serving_app.core.ranking import Ranking
@@ -73,9 +74,10 @@ def test_a_user_and_a_password_beside_the_url(settings, locked):
     l2 = {"BACKEND": "redis", "URL": locked.url, "TIMEOUT": 1.0}
     with cache(settings, L2={**l2, "USERNAME": "recserve", "PASSWORD": "pa:ss/w@rd"}) as levels:
         assert works(levels, "l2")
-        lease = wiring.get_leases()._leases.take(["b"])
+        leases = wiring.get_leases()._leases
+        lease = run(leases.taking(["b"]))
         assert lease[0].token
-        assert wiring.get_leases()._leases.release(lease)
+        assert run(leases.releasing(lease))
         wiring.start()
         wait_for(lambda: wiring._signals._bus.connected, what="the bus is let in, too")
     with cache(settings, L2=l2) as levels:
@@ -103,7 +105,7 @@ def test_what_an_alias_of_caches_says(settings, locked, identities):
         l2 = {"BACKEND": "redis", "ALIAS": "shared", "TIMEOUT": 1.0}
         with cache(settings, L2=l2) as levels:
             assert works(levels, "l2")
-            pool = levels._levels[1].level._servers._client.connection_pool
+            pool = levels._levels[1].level._servers._link.client.connection_pool
             assert (pool.max_connections, pool.connection_kwargs["socket_timeout"]) == (32, 1.0)
             assert tls.connections
         assert locked.client.info("keyspace")["db2"]["keys"] == 1
