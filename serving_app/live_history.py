@@ -34,8 +34,8 @@ def told() -> dict[str, Told]:
     for row in ProcessStatistics.objects.all():
         try:
             statistics = Statistics.from_json(row.serving)
-        except ValueError:  # a process of another release, during an update
-            logger.warning("The statistics of %s cannot be read", row.process)
+        except ValueError as error:  # a process of another release, during an update
+            logger.warning("The statistics of %s cannot be read: %s", row.process, error)
             continue
         # What is told of parts of a level stands beside the levels.
         levels = {name: each for name, each in row.cache.items() if "away" in each}

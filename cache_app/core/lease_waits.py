@@ -145,7 +145,7 @@ class LeaseWaits:
 
     def stats(self) -> LeaseStats:
         """Return the counts of this process."""
-        return LeaseStats(len(self._waits), self._leases.errors, not self._leases.available)
+        return LeaseStats(len(self._waits), self._leases.errors, int(not self._leases.available))
 
     def take(self, key: str, then: Callable[[KeyLease], None], *, within: float) -> None:
         """Call ``then`` once with the key's lease, where that is waited for; at once without one.

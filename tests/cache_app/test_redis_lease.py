@@ -1,12 +1,14 @@
 """Leases in a real server, and those who wait for them."""
 
+import json
 import threading
 import time
 
+import msgspec
 import pytest
 
 from cache_app.core.breaker import Breaker
-from cache_app.core.lease_waits import KeyLease, LeaseWaits
+from cache_app.core.lease_waits import KeyLease, LeaseStats, LeaseWaits
 from cache_app.core.steps import run
 from cache_app.redis_lease import RedisLeases
 from cache_app.redis_level import RedisLevel
@@ -189,6 +191,13 @@ def test_a_release_that_nobody_answers_is_tried_again(waiting, make):
         server.go_on()
         leases = make(url=server.url)
         wait_for(lambda: take(leases), 5, what="the lease is free")
+
+
+@pytest.mark.contract("S10")
+def test_what_a_process_tells_of_its_leases_is_read_by_the_others(waiting):
+    stats = waiting().stats()
+    told = json.loads(msgspec.json.encode(stats))
+    assert msgspec.convert(told, LeaseStats) == stats == LeaseStats(0, 0, 0)
 
 
 def test_a_waiter_has_the_lease_soon_after_it_is_free(make, waiting):
