@@ -16,6 +16,7 @@ overtakes another; a client that goes takes its question back; a server that sto
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ from serving_app.core.hit_path import Wanted
 from serving_app.core.request_record import RequestRecord, request_id
 
 __all__ = ["LaneProtocol"]
+
+logger = logging.getLogger(__name__)
 
 _PATH = "/api/v1/predict"
 _START = b"POST %b HTTP/1.1\r\n" % _PATH.encode()
@@ -183,20 +186,24 @@ class LaneProtocol(Patience, HttpToolsProtocol):  # type: ignore[misc]  # uvicor
             reply = await computed(
                 asked.wanted, asked.granted, asked.settings, record, gone, aside=self.aside
             )
+            answer = message(
+                reply,
+                asked.head,
+                settings=asked.settings,
+                servers=self.server_state.default_headers,
+                id_=asked.id,
+                closes=self._stops,
+            )
         except Gone:
+            return
+        except Exception:
+            logger.exception("%s has no answer; the connection is closed", _PATH)
+            self.transport.close()
             return
         finally:
             self.answering = False
         if self.transport.is_closing():
             return
-        answer = message(
-            reply,
-            asked.head,
-            settings=asked.settings,
-            servers=self.server_state.default_headers,
-            id_=asked.id,
-            closes=self._stops,
-        )
         self.transport.write(answer)
         self._was_answered()
         held, self._held = self._held, b""

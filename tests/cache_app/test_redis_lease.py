@@ -14,8 +14,10 @@ from cache_app.redis_lease import RedisLeases
 from cache_app.redis_level import RedisLevel
 from cache_app.redis_servers import OneServer
 from tests import servers
-from tests.cache_app.test_redis_level import KEY, level_at, stored
+from tests.cache_app.test_redis_level import KEY, level_at, server, shared, stored
 from tests.servers import wait_for
+
+__all__ = ["server", "shared"]
 
 
 def take(leases, key=KEY):
@@ -27,18 +29,6 @@ def release(leases, lease):
 
 
 pytestmark = [pytest.mark.contract("C11"), pytest.mark.xdist_group("redis")]
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with servers.one() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared):
-    shared.client.flushall()
-    return shared
 
 
 @pytest.fixture

@@ -27,24 +27,14 @@ from plugins.errors import LevelUnavailable
 from plugins.eviction.lru import LRU
 from serving_app.core.ranking import Ranking
 from tests import proxies, servers
-from tests.cache_app.test_redis_level import KEY, addresses, stored
+from tests.cache_app.test_redis_level import KEY, addresses, server, shared, stored
+
+__all__ = ["server", "shared"]
 
 pytestmark = [
     pytest.mark.contract("C12"),
     pytest.mark.xdist_group("redis"),  # one worker has the servers
 ]
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with servers.one() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared):
-    shared.client.flushall()
-    return shared
 
 
 class OnLoop:

@@ -12,15 +12,12 @@ from cache_app.wiring import get_generations, get_levels
 from serving_app import access, rates, wiring
 from serving_app.api.lane import Lane
 from tests import servers
+from tests.cache_app.test_redis_level import shared
 from tests.serving_app.api.test_lane import PREDICT, Client, headers_of
 
+__all__ = ["shared"]
+
 pytestmark = [pytest.mark.contract("A5"), pytest.mark.xdist_group("redis")]
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with servers.one() as server:
-        yield server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from cache_app import wiring as cache_wiring
 from plugins import RecommendationRequest
 from serving_app import access, request_log, wiring
-from serving_app.api import lane_http
+from serving_app.api import lane_http, protocol
 from serving_app.api.lane import Lane
 from serving_app.api.patience import SlowConnections
 from serving_app.api.protocol import LaneProtocol
@@ -434,6 +434,21 @@ def test_a_server_that_stops_waits_for_what_is_computed(token, gate):
     ((status, headers, _),) = run(scene)
     assert status == 200
     assert ("connection", "close") in headers
+
+
+def test_a_fault_of_ours_closes_the_connection_and_hangs_nobody(token, monkeypatch, caplog):
+    async def broken(*_, **__):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(protocol, "computed", broken)
+
+    async def scene():
+        wire = Wire(nobody, Protocol)
+        await wire.ask(question(token, "somebody new"))
+        return wire.transport.written, wire.transport.closed, wire.protocol.answering
+
+    assert run(scene) == (b"", True, False)
+    assert "broken on purpose" in caplog.text
 
 
 def test_a_connection_is_not_closed_while_its_answer_is_computed(token, gate):
