@@ -30,9 +30,9 @@ _LONGEST_KEY = 480
 _HASHED = b"\xff"
 """Begins the key of what was hashed; no UTF-8 text begins so."""
 _SWEEP = 8
-"""Expired entries that a store removes at most."""
+"""Expired entries that go for each that is stored, at most."""
 _EVICT = 64
-"""Entries that a store evicts at most."""
+"""Entries that a transaction evicts at most, and removes as expired."""
 _FULL = 0.85
 """The share of the pages in use at which entries are evicted. LMDB copies what it changes, and
 gives free pages back only when no reader can see them: even a removal needs some."""
@@ -86,14 +86,21 @@ class EmbeddedFile:
         txn.delete(at, db=self.values)
         return True
 
-    def sweep(self, txn: Any, now: float) -> tuple[int, int]:
-        """Remove a few expired entries, and evict while too full; return how many of each."""
+    def sweep(self, txn: Any, now: float, stores: int = 1) -> tuple[int, int]:
+        """Remove a few expired entries, and evict while too full; return how many of each.
+
+        Args:
+            txn: The transaction.
+            now: Unix seconds.
+            stores: How many entries it is about to store.
+        """
         expired = evicted = 0
+        most = min(_SWEEP * stores, _EVICT)
         with txn.cursor(db=self.order) as cursor:
             full = self.pages(txn) > self._full
             while cursor.first():
                 place: bytes = cursor.key()
-                if struct.unpack(">d", place[:8])[0] <= now and expired < _SWEEP:
+                if struct.unpack(">d", place[:8])[0] <= now and expired < most:
                     expired += 1
                 elif full and evicted < _EVICT:
                     evicted += 1

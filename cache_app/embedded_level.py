@@ -1,11 +1,11 @@
 """L2 without a server: one LMDB file that the worker processes of a host share.
 
 What one worker computed, all find, a restarted one too. A look-up is one read transaction and takes
-no lock; a store is one write transaction. Two tables are kept in step: *values* by key, and *order*
-by expiry and key. The first of the order are the expired, then those that will expire soonest, so
-one bounded walk from its start serves both the sweep and the eviction: entries leave in the order
-of their expiry, which under one TTL is first in, first out. (A hit would have to write to be
-remembered; L1, above, has the policy.)
+no lock; a store is one write transaction, which an event loop shares among all that it stores in
+one pass. Two tables are kept in step: *values* by key, and *order* by expiry and key. The first of
+the order are the expired, then those that will expire soonest, so one bounded walk from its start
+serves both the sweep and the eviction: entries leave in the order of their expiry, which under one
+TTL is first in, first out. (A hit would have to write to be remembered; L1, above, has the policy.)
 
 **Durability.** Nothing waits for the disk (``MDB_NOSYNC``), and pages reach the file by ``write``,
 never through the map (no ``MDB_WRITEMAP``), where a stray pointer in any library of the process
@@ -24,16 +24,20 @@ a file lock is taken before it, with a time-out.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import lmdb
 
 from cache_app.core.codec import Codec
 from cache_app.core.levels import LevelStats, Stored
+from cache_app.core.steps import Steps, Then
 from cache_app.embedded_access import REMOVE_WAIT, EmbeddedAccess
 from cache_app.embedded_file import (
     EmbeddedFile,
@@ -48,6 +52,11 @@ from plugins.errors import LevelUnavailable
 
 __all__ = ["LEAST_BYTES", "EmbeddedLevel"]
 
+_log = logging.getLogger(__name__)
+
+_Entry: TypeAlias = tuple[str, Stored]
+_Record: TypeAlias = tuple[bytes, float, bytes]
+"""Where it is kept, when it expires, and what is kept."""
 _SCAN = 512
 """Entries that a removal by predicate looks at in one read transaction."""
 _REMOVE = 64
@@ -60,6 +69,26 @@ _PUT_WAIT = 0.05
 not removed is served wrongly, and waits for `REMOVE_WAIT`."""
 _SAMPLED = 16 * 1024 * 1024
 """Bytes that a sample takes at most."""
+_TOGETHER = 64
+"""Values that one transaction stores at most: it copies two or three pages for each, which must
+fit into what `_FULL` leaves, as for `_REMOVE`; and other processes wait meanwhile."""
+_TOGETHER_BYTES = 256 * 1024
+"""Bytes that they may have together; one alone may have more."""
+
+
+class _Put(NamedTuple):
+    """The question whether a value is stored by now."""
+
+    level: EmbeddedLevel
+    entry: _Entry
+
+    def wait(self) -> None:
+        """Store it."""
+        self.level.put(*self.entry)
+
+    def begin(self, _: Any, then: Then) -> None:
+        """Store it with others."""
+        self.level.put_together(self.entry, then)
 
 
 class EmbeddedLevel:
@@ -97,6 +126,7 @@ class EmbeddedLevel:
         self._clock = clock
         self._hits = self._misses = self._insertions = self._rejected = 0
         self._evictions = self._expirations = self._removals = 0
+        self._waiting: tuple[asyncio.AbstractEventLoop, list[tuple[_Entry, Then]]] | None = None
 
     # --- Looking up ---
 
@@ -150,29 +180,86 @@ class EmbeddedLevel:
         Raises:
             LevelUnavailable: The file cannot be used, or others write for too long.
         """
-        text = text_of(key)
-        at = place_of(text)
+        self._store([(key, stored)])
+
+    def putting(self, key: str, stored: Stored, origin: InsertOrigin = "miss") -> Steps[None]:
+        """Do what `put` does, in steps: an event loop stores all of one pass together."""
+        yield _Put(self, (key, stored))
+
+    def put_together(self, entry: _Entry, then: Then) -> None:
+        """Store with all others of this pass of the event loop that runs, whose thread calls it.
+
+        A value alone costs a transaction, two system calls for its lock, and the pages that it
+        changes; many together share most of that.
+        """
+        loop = asyncio.get_running_loop()
+        if self._waiting is None or self._waiting[0] is not loop:  # a forked child has its own
+            self._waiting = loop, []
+        waiting = self._waiting[1]
+        if not waiting:
+            loop.call_soon(self._store_waiting, waiting)
+        waiting.append((entry, then))
+
+    def _store_waiting(self, waiting: list[tuple[_Entry, Then]]) -> None:
+        """Store what waits, and tell who waits for it."""
+        entries, thens = [entry for entry, _ in waiting], [then for _, then in waiting]
+        waiting.clear()
+        error: Exception | None = None
+        try:
+            self._store(entries)
+        except Exception as failure:  # noqa: BLE001  (handed on)
+            error = failure
+        for then in thens:
+            try:
+                then(None, error)
+            except Exception:  # noqa: BLE001  (the others hear of it all the same)
+                _log.exception("What waited for a value to be stored failed")
+
+    def _store(self, entries: Sequence[_Entry]) -> None:
+        """Do what `put` does, with some values."""
         now = self._clock()
-        record = self._record(text, stored) if stored.expires > now else None
-        if record is None:
-            self._rejected += 1
-            self._remove([at], wait=_PUT_WAIT)
-            return
-        with self._access.write(_PUT_WAIT) as file:
-            for last in (False, True):
-                try:
-                    with file.env.begin(write=True) as txn:
-                        expired, evicted = file.sweep(txn, now)
-                        file.store(txn, at, stored.expires, record)
-                    break
-                except lmdb.MapFullError:
-                    # The transaction is undone. A reader of old pages may keep them from use.
-                    if last or not self._make_room(file):
+        records: dict[bytes, _Record] = {}
+        refused: list[bytes] = []
+        for key, stored in entries:
+            text = text_of(key)
+            at = place_of(text)
+            record = self._record(text, stored) if stored.expires > now else None
+            if records.pop(at, None) is not None:  # nobody has seen it
+                self._insertions += 1
+            if record is None:
+                refused.append(at)
+            else:
+                records[at] = (at, stored.expires, record)
+        if refused:
+            self._rejected += len(refused)
+            self._remove(refused, wait=_PUT_WAIT)
+        for some in _portions(list(records.values())):
+            with self._access.write(_PUT_WAIT) as file:
+                if self._has_stored(file, some, now):
+                    continue
+                # There is no room for all together; alone, some of them may find it.
+                for each in some:
+                    if len(some) == 1 or not self._has_stored(file, [each], now):
                         self._rejected += 1
-                        return
-            self._insertions += 1
-            self._expirations += expired
-            self._evictions += evicted
+
+    def _has_stored(self, file: EmbeddedFile, records: Sequence[_Record], now: float) -> bool:
+        """Store records in one transaction, and return True; False: there is no room for them."""
+        for last in (False, True):
+            try:
+                with file.env.begin(write=True) as txn:
+                    expired, evicted = file.sweep(txn, now, len(records))
+                    for record in records:
+                        file.store(txn, *record)
+            except lmdb.MapFullError:
+                # The transaction is undone. A reader of old pages may keep them from use.
+                if last or not self._make_room(file):
+                    break
+            else:
+                self._insertions += len(records)
+                self._expirations += expired
+                self._evictions += evicted
+                return True
+        return False
 
     def _record(self, text: bytes, stored: Stored) -> bytes | None:
         """Return what is kept under a key; None if the value cannot be written."""
@@ -357,3 +444,15 @@ class EmbeddedLevel:
     def close(self) -> None:
         """Close the file; the next use opens it again. No other call may be under way."""
         self._access.close()
+
+
+def _portions(records: Sequence[_Record]) -> Iterator[Sequence[_Record]]:
+    """Yield records in parts that one transaction may store."""
+    start = size = 0
+    for at, (_, _, record) in enumerate(records):
+        if at > start and (at - start == _TOGETHER or size + len(record) > _TOGETHER_BYTES):
+            yield records[start:at]
+            start, size = at, 0
+        size += len(record)
+    if records:
+        yield records[start:]

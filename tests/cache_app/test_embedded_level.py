@@ -1,21 +1,27 @@
 """The embedded L2: one LMDB file, several processes, and everything that may happen to it."""
 
+import asyncio
 import logging
 import random
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+from pathlib import Path
 
 import lmdb
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lmdb.verify import verify
 
 from cache_app import embedded_file, embedded_level
 from cache_app.core.codec import Codec
 from cache_app.core.levels import Levels, Stored
 from cache_app.core.memory import MemoryLevel
+from cache_app.core.steps import Runner
 from cache_app.embedded_level import LEAST_BYTES, EmbeddedLevel
 from plugins.errors import LevelUnavailable
 from plugins.eviction.sieve import SIEVE
@@ -249,6 +255,154 @@ def test_a_reader_that_stands_still_costs_room_but_nothing_else(level):
     level.put("b", stored())
     level.put("b", stored())
     assert level.get("b") == stored()
+
+
+# --- Together ---
+
+
+class Via:
+    """What a Redis would be asked through."""
+
+    def close(self):
+        pass
+
+
+def together(level, *passes):
+    """Store values as an event loop does, some in each of its passes; return what was heard."""
+    heard = []
+
+    async def scene():
+        runner = Runner()
+        runner.attach(asyncio.get_running_loop(), Via())
+        for entries in passes:
+            for key, value in entries:
+                runner.run(level.putting(key, value), lambda *of: heard.append(of))
+            before = len(heard)
+            await asyncio.sleep(0)
+            assert len(heard) - before == len(entries), "all hear of it after one pass"
+        runner.detach()
+
+    asyncio.run(scene())
+    return heard
+
+
+@pytest.fixture
+def transactions(monkeypatch):
+    """The number of values that each transaction was begun for."""
+    begun = []
+    sweep = embedded_file.EmbeddedFile.sweep
+
+    def counted(self, txn, now, stores=1):
+        begun.append(stores)
+        return sweep(self, txn, now, stores)
+
+    monkeypatch.setattr(embedded_file.EmbeddedFile, "sweep", counted)
+    return begun
+
+
+def test_an_event_loop_stores_all_of_a_pass_in_few_transactions(level, transactions):
+    some = [(f"k{n}", stored(str(n))) for n in range(150)]
+    assert together(level, some, some[:1]) == [(None, None)] * 151
+    assert transactions == [64, 64, 22, 1]
+    assert all(level.get(key) == value for key, value in some)
+    assert level.stats().insertions == 151
+
+
+def test_large_values_share_no_transaction(level, transactions):
+    together(level, [(f"k{n}", noise(n, 150_000)) for n in range(5)] + [("big", noise(9, 900_000))])
+    assert transactions == [2, 2, 1, 1]
+    assert level.stats().entries == 6
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["a", "b", "late", "long"]))),
+        max_size=5,
+    )
+)
+def test_what_is_stored_together_is_what_is_stored_one_by_one(passes):
+    values = {"late": stored(ttl=0), "long": noise(0, 2_000)}
+    with tempfile.TemporaryDirectory() as folder:
+        clock = FakeClock()
+        one, other = (
+            EmbeddedLevel(Path(folder) / name, Codec(Ranking, max_bytes=1000), clock=clock)
+            for name in ("one", "other")
+        )
+        given_ = [[(f"k{key}", values.get(v) or stored(v)) for key, v in each] for each in passes]
+        together(one, *given_)
+        for entries in given_:
+            for key, value in entries:
+                other.put(key, value)
+        for n in range(6):
+            assert one.get(f"k{n}") == other.get(f"k{n}")
+        assert one.stats() == other.stats()
+        one.close()
+        other.close()
+
+
+def test_passes_of_all_sizes_fill_it_for_long(level):
+    rng = random.Random(1)
+    for first in range(0, 3_000, 30):
+        sizes = [rng.choice((50, 500, 5_000, 300_000)) for _ in range(30)]
+        values = [noise(first + n, size) for n, size in enumerate(sizes)]
+        entries = [(f"k{rng.randrange(500)}", value) for value in values]
+        assert together(level, entries) == [(None, None)] * 30
+    stats = level.stats()
+    assert stats.insertions + stats.rejected == 3_000
+    assert stats.rejected < 60
+    assert stats.weight <= LEAST_BYTES
+
+
+def test_a_pass_that_finds_no_room_stores_what_does(level):
+    """The pages of a reader that stands still cannot be used again."""
+    level.put("a", stored())
+    with level._access.file.env.begin():
+        heard = [
+            each
+            for first in range(0, 1_000, 50)
+            for each in together(
+                level, [(f"k{n}", noise(n, 40_000)) for n in range(first, first + 50)]
+            )
+        ]
+        assert heard == [(None, None)] * 1_000
+        stats = level.stats()
+        assert stats.insertions + stats.rejected == 1_001
+        assert stats.rejected > 0
+    assert together(level, [("b", stored())], [("b", stored())]) == [(None, None)] * 2
+    assert level.get("b") == stored()
+
+
+def test_all_of_a_pass_hear_of_a_file_that_cannot_be_used(level, monkeypatch):
+    monkeypatch.setattr(level._access, "open", raising := Raising())
+    heard = together(level, [("a", stored()), ("b", stored())])
+    assert [error for _, error in heard] == [raising.error] * 2
+
+
+class Raising:
+    """Cannot be called."""
+
+    def __init__(self):
+        self.error = LevelUnavailable("on purpose")
+
+    def __call__(self):
+        raise self.error
+
+
+def test_one_that_fails_on_the_news_keeps_it_from_nobody(level, caplog):
+    heard = []
+
+    def fails(*_):
+        raise RuntimeError("on purpose")
+
+    async def scene():
+        level.put_together(("a", stored()), fails)
+        level.put_together(("b", stored()), lambda *of: heard.append(of))
+        await asyncio.sleep(0)
+
+    asyncio.run(scene())
+    assert heard == [(None, None)]
+    assert "stored failed" in caplog.text
+    assert {level.get("a"), level.get("b")} == {stored()}
 
 
 def test_the_smallest_file_is_known(tmp_path):
