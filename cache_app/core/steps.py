@@ -8,6 +8,7 @@ stands still at each question (`run`), an event loop goes on with what else ther
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import threading
@@ -15,7 +16,7 @@ import weakref
 from collections.abc import Callable, Generator
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
-__all__ = ["Question", "Runner", "Steps", "Then", "done", "run"]
+__all__ = ["Going", "Question", "Runner", "Steps", "Then", "done", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,11 @@ Then: TypeAlias = Callable[[Any, BaseException | None], None]
 
 
 class Question(Protocol):
-    """What a server is asked."""
+    """What a server is asked.
+
+    One whose answer need not be waited for has a method ``give_up``, after which it calls no
+    ``then``.
+    """
 
     def wait(self) -> Any:
         """Return the answer; this thread waits for it.
@@ -98,6 +103,11 @@ class Runner:
         """The event loop, if one is attached."""
         return self._loop
 
+    @property
+    def via(self) -> Any:
+        """What the loop's questions are asked through; None: no loop is attached."""
+        return self._via
+
     def attach(self, loop: asyncio.AbstractEventLoop, via: Any) -> None:
         """Run steps on this event loop from now on. The loop's thread calls it.
 
@@ -126,7 +136,7 @@ class Runner:
         On any other it is before this returns.
         """
         if self.here():
-            _OnLoop(steps, then, self._via).go_on(None, None)
+            Going(steps, then, self._via).go_on(None, None)
             return
         try:
             result = run(steps)
@@ -136,23 +146,60 @@ class Runner:
             then(result, None)
 
 
-class _OnLoop:
-    """Steps under way on an event loop."""
+class Going:
+    """Steps under way on an event loop, whose thread alone uses it. `go_on` begins them.
 
-    __slots__ = ("_steps", "_then", "_via")
+    Args:
+        steps: The steps.
+        then: Hears, once, what they return, or what they raise.
+        via: What questions are asked through: see `Question.begin`.
+        context: In which the steps are taken; None: in whatever context an answer comes.
+    """
 
-    def __init__(self, steps: Steps[Any], then: Then, via: Any) -> None:
+    __slots__ = ("_context", "_left", "_question", "_steps", "_then", "_via")
+
+    def __init__(
+        self,
+        steps: Steps[Any],
+        then: Then,
+        via: Any,
+        context: contextvars.Context | None = None,
+    ) -> None:
         self._steps = steps
         self._then = then
         self._via = via
+        self._context = context
+        self._question: Any = None
+        """What they wait for, if that can be given up."""
+        self._left: BaseException | None = None
 
-    def go_on(self, answer: Any, error: BaseException | None) -> None:
+    def go_on(self, answer: Any = None, error: BaseException | None = None) -> None:
+        """Take the next step, with the answer to the last question, or the error instead of it."""
+        self._question = None
         try:
-            steps = self._steps
-            question = steps.send(answer) if error is None else steps.throw(error)
+            if self._context is None:
+                steps = self._steps
+                question = steps.send(answer) if error is None else steps.throw(error)
+            elif error is None:
+                question = self._context.run(self._steps.send, answer)
+            else:
+                question = self._context.run(self._steps.throw, error)
         except StopIteration as end:
             self._then(end.value, None)
         except BaseException as failure:  # noqa: BLE001  (handed on)
             self._then(None, failure)
         else:
+            if hasattr(question, "give_up"):
+                if self._left is not None:
+                    self.go_on(None, self._left)
+                    return
+                self._question = question
             question.begin(self._via, self.go_on)
+
+    def leave(self, error: BaseException) -> None:
+        """Raise an error in the steps where they wait for what can be given up, now or later."""
+        self._left = error
+        question = self._question
+        if question is not None:
+            question.give_up()
+            self.go_on(None, error)

@@ -23,7 +23,7 @@ from serving_app import access, request_log, wiring
 from serving_app.api.answers import etag
 from serving_app.api.authentication import bearer
 from serving_app.api.json import LenientJSONParser
-from serving_app.api.lane_hits import further, hit_answer
+from serving_app.api.lane_hits import Missed, further, hit_answer
 from serving_app.api.lane_http import (
     JSON,
     LIVE,
@@ -47,7 +47,6 @@ from serving_app.api.predictions import (
     timing_of,
 )
 from serving_app.core.access import CHALLENGE, Access
-from serving_app.core.hit_path import Wanted
 from serving_app.core.pending import Looked, Pending
 from serving_app.core.request_record import under_way
 
@@ -196,7 +195,7 @@ def _hit(exchange: Exchange, body: bytes) -> bytes | Steps[bytes | Looked | None
         return None
     given = granted, exchange.settings, exchange.id, exchange.started
     found = hit_answer(body, *given)
-    if isinstance(found, Wanted):
+    if isinstance(found, Missed):
         return further(found, *given) if get_runner().here() else None
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,11 +19,11 @@ from serving_app.api.lane_settings import LaneSettings
 from serving_app.api.translation import context_of, exclusions_of, model_and_alias, timeout_of
 from serving_app.conf import ServingSettings
 from serving_app.core.access import Access
-from serving_app.core.hit_path import Hit, Wanted
+from serving_app.core.hit_path import Hit, Place, Wanted
 from serving_app.core.pending import Looked
 from serving_app.core.request_record import RequestRecord
 
-__all__ = ["further", "hit_answer"]
+__all__ = ["Missed", "further", "hit_answer"]
 
 _MAX_ID = 256
 _ROUTE = "api/v1/predict"
@@ -55,13 +55,21 @@ _ANSWER = (
 _decode = msgspec.json.Decoder(_Asked).decode
 
 
+class Missed(NamedTuple):
+    """A question that is in order and permitted, whose answer is not at hand."""
+
+    wanted: Wanted
+    place: Place | None
+    """Where its answer would be; None: the recommender says that."""
+
+
 def hit_answer(
     body: bytes, granted: Access, settings: LaneSettings, id_: str, started: float
-) -> bytes | Wanted | None:
+) -> bytes | Missed | None:
     """Return the body of the answer to a prediction whose ranking is at hand.
 
     An answer is counted, logged and throttled by then, as any other is. For a question that is in
-    order, permitted, and has no answer at hand, what it asks is returned; for all else None.
+    order, permitted, and has no answer at hand, `Missed` is returned; for all else None.
 
     Args:
         body: The request's body.
@@ -78,7 +86,7 @@ def hit_answer(
 
 def _answer(
     body: bytes, granted: Access, settings: LaneSettings, id_: str, started: float
-) -> bytes | Wanted | None:
+) -> bytes | Missed | None:
     wanted = _wanted(body, settings.limits) if settings.hits else None
     if (
         wanted is None
@@ -88,23 +96,25 @@ def _answer(
         return None
     hits = wiring.get_serving().hits
     hit = hits.find(wanted)
-    if hit is None:
-        return wanted
+    if not isinstance(hit, Hit):
+        return Missed(wanted, hit)
     if not _is_within_rate(granted, settings):
         return None
     return _given(hit, wanted, granted, id_, started, found=True)
 
 
 def further(
-    wanted: Wanted, granted: Access, settings: LaneSettings, id_: str, started: float
+    missed: Missed, granted: Access, settings: LaneSettings, id_: str, started: float
 ) -> Steps[bytes | Looked | None]:
     """Do what `hit_answer` does with all levels, in steps, for a question that it found in order.
 
     If they have no fresh answer, they need not be asked again: what is returned says so.
     """
-    hits = wiring.get_serving().hits
+    if missed.place is None:
+        return None
+    wanted, hits = missed.wanted, wiring.get_serving().hits
     try:
-        hit = yield from hits.looking(wanted)
+        hit = yield from hits.looking(wanted, missed.place)
         if not isinstance(hit, Hit):
             return hit
         rate = settings.rate(granted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import time
@@ -11,22 +10,23 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from cache_app.core.steps import run
+from cache_app.core.steps import Steps, run
 from cache_app.wiring import get_runner
 from plugins import Recommendation, RecommendationRequest, RecserveError
 from serving_app import rates, request_log, wiring
-from serving_app.api.lane_hits import further
+from serving_app.api.lane_hits import Missed, further
 from serving_app.api.lane_http import JSON, BodyTooLarge, Gone
 from serving_app.api.lane_settings import LaneSettings
-from serving_app.api.lane_waits import Aside, landed, on_thread, taken, together
+from serving_app.api.lane_waits import Aside, OnThread, landing, on_thread, taken, unless_gone
 from serving_app.api.predictions import Question, note_answer, note_question
 from serving_app.api.problems import CONTENT_TYPE, response_of, with_request_id
 from serving_app.core.access import Access
 from serving_app.core.hit_path import Wanted
-from serving_app.core.pending import Looked, Pending
+from serving_app.core.pending import Looked, Pending, Rest
 from serving_app.core.request_record import RequestRecord, under_way
+from serving_app.core.throttling import Rate
 
-__all__ = ["Reply", "computed", "predicted", "reply_by", "throttle"]
+__all__ = ["Reply", "computing", "predicted", "refusal", "reply_by", "throttle"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,17 +59,28 @@ async def reply_by(
     """
     more: dict[str, str] = {}
     try:
-        content, status, kind = await answer(more), 200, JSON
+        content = await answer(more)
     except (BodyTooLarge, Gone):
         raise
-    except Exception as error:  # each has its problem details, as in Django's door
-        problem = with_request_id(response_of(error, more))
-        status, kind = problem["status"], _PROBLEM
-        if status == 500:
-            logger.exception("Unexpected error in %s", record.path)
-        content = msgspec.json.encode(problem)
-    record.status = status
-    return Reply(status, content, kind, more)
+    except Exception as error:  # noqa: BLE001  (each has its problem details, as in Django's door)
+        return refusal(error, record, more)
+    record.status = 200
+    return Reply(200, content, JSON, more)
+
+
+def refusal(error: Exception, record: RequestRecord, more: dict[str, str]) -> Reply:
+    """Return what an error is to the client; the record hears of it, the log of one of ours.
+
+    Args:
+        error: The error.
+        record: The request's.
+        more: Headers of the answer, to which the error's are added.
+    """
+    problem = with_request_id(response_of(error, more))
+    record.status = problem["status"]
+    if record.status == 500:
+        logger.error("Unexpected error in %s", record.path, exc_info=error)
+    return Reply(record.status, msgspec.json.encode(problem), _PROBLEM, more)
 
 
 async def throttle(
@@ -84,18 +95,22 @@ async def throttle(
     if rate is None:
         return
     if rates.shared():
-        steps = rates.counting(granted, "predict", rate, cost)
-        if get_runner().here():
-            await taken(steps)
-        else:
-            await aside(functools.partial(run, steps))
+        await taken(_counting(granted, rate, cost, aside))
     else:
         rates.count(granted, "predict", rate, cost)
 
 
+def _counting(granted: Access, rate: Rate, cost: int, aside: Aside) -> Steps[None]:
+    steps = rates.counting(granted, "predict", rate, cost)
+    if get_runner().here() or not rates.shared():
+        yield from steps
+    else:
+        yield OnThread(functools.partial(run, steps), aside)
+
+
 async def predicted(
     request: RecommendationRequest,
-    gone: asyncio.Future[Any] | Callable[[], Coroutine[Any, Any, None]],
+    gone: Callable[[], Coroutine[Any, Any, None]],
     *,
     looked: Looked | None = None,
     aside: Aside = on_thread,
@@ -104,7 +119,7 @@ async def predicted(
 
     Args:
         request: The request.
-        gone: Ends when the client has gone; as a function, it is called if there is need to wait.
+        gone: Ends when the client has gone; called if there is need to wait.
         looked: A look into the cache that found no fresh answer; None: there was none.
         aside: Runs what may wait for a database or a plugin.
 
@@ -112,72 +127,84 @@ async def predicted(
         Gone: The client has gone first.
         RecserveError: There is no answer.
     """
+    return await unless_gone(_predicting(request, looked, aside), gone)
+
+
+def _predicting(
+    request: RecommendationRequest, looked: Looked | None, aside: Aside
+) -> Steps[Recommendation]:
     recommender, now = wiring.get_recommender(), time.monotonic()
     pending = recommender.start_at_once(request, now, looked)
+    if isinstance(pending, Rest) and get_runner().here():
+        pending = yield from pending.steps
     if callable(pending):
-        (pending,) = await together([pending], aside)
+        pending = yield OnThread(pending, aside)
     if isinstance(pending, Pending) and pending.waits_for is not None:
-        await landed([pending], gone if isinstance(gone, asyncio.Future) else gone())
+        yield from landing([pending])
     result = recommender.finish_at_once(request, pending, now)
     if callable(result):
-        result = await aside(result)
+        result = yield OnThread(result, aside)
     if isinstance(result, RecserveError):
         raise result
     return result
 
 
-async def computed(
-    wanted: Wanted,
+def computing(
+    missed: Missed,
     granted: Access,
     settings: LaneSettings,
     record: RequestRecord,
-    gone: asyncio.Future[Any],
     *,
     aside: Aside = on_thread,
-) -> Reply:
-    """Return the reply to a question that `hit_answer` found in order, but no answer to.
+) -> Steps[Reply]:
+    """Return the reply to a question that `hit_answer` found in order, but no answer to, in steps.
+
+    They want a context of their own, and say what of them fails in the log.
 
     Args:
-        wanted: What is asked.
+        missed: What is asked.
         granted: What the caller may do.
         settings: The lane's settings.
         record: The request's; it is counted and logged in the end.
-        gone: Ends when the client has gone.
         aside: Runs what may wait.
-
-    Raises:
-        Gone: The client has gone first.
     """
     looked: Looked | None = None
     if get_runner().here():
-        hit = await taken(further(wanted, granted, settings, record.id, record.started))
+        hit = yield from further(missed, granted, settings, record.id, record.started)
         if isinstance(hit, bytes):
             return Reply(200, hit, JSON, {})
         looked = hit
-
-    async def answer(_: dict[str, str]) -> bytes:
-        await throttle(granted, settings, aside=aside)
-        asked = Question(
-            RecommendationRequest(
-                user_id=wanted.user_id,
-                model_name=wanted.model_name,
-                alias=wanted.alias,
-                features=wanted.features,
-                context=wanted.context,
-                k=wanted.k,
-                exclude=frozenset(wanted.exclude),
-                timeout=wanted.timeout,
-            ),
-            titles=False,
-        )
-        note_question(asked)
-        result = await predicted(asked.request, gone, looked=looked, aside=aside)
-        note_answer(result)
-        return msgspec.json.encode(asked.answer(result, record.started))
-
-    token = under_way.set(record)
+    under_way.set(record)
     try:
-        return await reply_by(answer, record)
+        rate = settings.rate(granted)
+        if rate is not None:
+            yield from _counting(granted, rate, 1, aside)
+        content = yield from _answering(missed.wanted, looked, record.started, aside)
+        record.status = 200
+        return Reply(200, content, JSON, {})
+    except Gone:
+        raise
+    except Exception as error:  # noqa: BLE001  (each has its problem details)
+        return refusal(error, record, {})
     finally:
-        under_way.reset(token)
         request_log.finished(record)
+
+
+def _answering(wanted: Wanted, looked: Looked | None, started: float, aside: Aside) -> Steps[bytes]:
+    asked = Question(
+        RecommendationRequest(
+            user_id=wanted.user_id,
+            model_name=wanted.model_name,
+            alias=wanted.alias,
+            features=wanted.features,
+            context=wanted.context,
+            k=wanted.k,
+            exclude=frozenset(wanted.exclude),
+            timeout=wanted.timeout,
+        ),
+        titles=False,
+    )
+    note_question(asked)
+    result = yield from _predicting(asked.request, looked, aside)
+    note_answer(result)
+    return msgspec.json.encode(asked.answer(result, started))

@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from django.db import close_old_connections
 
-from cache_app.core.steps import Steps
+from cache_app.core.steps import Going, Steps, Then
 from cache_app.wiring import get_runner
 from serving_app.api.lane_http import Gone
 from serving_app.core.pending import Pending, Rest
 
-__all__ = ["Aside", "landed", "on_thread", "taken", "together"]
+__all__ = [
+    "Aside",
+    "Ended",
+    "OnThread",
+    "ended",
+    "landed",
+    "landing",
+    "on_thread",
+    "taken",
+    "together",
+    "unless_gone",
+]
 
 Result = TypeVar("Result")
 
@@ -26,6 +38,93 @@ Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 _THREADS = 16
 """For what waits: feature sources, fallbacks, tokens that are new."""
+
+
+class Ended:
+    """The question whether futures are done, or the deadline has come.
+
+    Args:
+        futures: At least one.
+        deadline: Monotonic instant.
+    """
+
+    __slots__ = ("_deadline", "_futures", "_left", "_loop", "_then", "_thread", "_timer")
+
+    def __init__(self, futures: Sequence[Future[Any]], deadline: float) -> None:
+        self._futures = futures
+        self._deadline = deadline
+        self._then: Then | None = None
+
+    def wait(self) -> None:
+        """Wait for them on this thread."""
+        wait(self._futures, max(0.0, self._deadline - time.monotonic()))
+
+    def begin(self, _: Any, then: Then) -> None:
+        """Wait for them on the event loop that runs, whose thread calls this."""
+        self._then, self._left = then, len(self._futures)
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        seconds = max(0.0, self._deadline - time.monotonic())
+        self._timer = self._loop.call_later(seconds, self._over)
+        for future in self._futures:
+            future.add_done_callback(self._one_done)
+
+    def give_up(self) -> None:
+        """Wait no more."""
+        self._then = None
+        self._timer.cancel()
+
+    def _one_done(self, _: Future[Any]) -> None:
+        if threading.get_ident() == self._thread:
+            self._arrived()
+        elif not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._arrived)
+
+    def _arrived(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._timer.cancel()
+            self._over()
+
+    def _over(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then(None, None)
+
+
+class OnThread:
+    """The question what a call returns that may wait for a database or a plugin.
+
+    Args:
+        call: The call.
+        aside: Runs it.
+    """
+
+    __slots__ = ("_aside", "_call", "_task")
+
+    def __init__(self, call: Callable[[], Any], aside: Aside) -> None:
+        self._call = call
+        self._aside = aside
+
+    def wait(self) -> Any:
+        """Return what it returns, on this thread."""
+        return self._call()
+
+    def begin(self, _: Any, then: Then) -> None:
+        """Call it on a thread."""
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            if task.cancelled():
+                then(None, asyncio.CancelledError())
+            elif (error := task.exception()) is not None:
+                then(None, error)
+            else:
+                then(task.result(), None)
+
+        async def aside() -> Any:
+            return await self._aside(self._call)
+
+        self._task = asyncio.get_running_loop().create_task(aside())  # it must not be collected
+        self._task.add_done_callback(ended)
 
 
 async def landed(
@@ -41,9 +140,18 @@ async def landed(
     Raises:
         Gone: The client has gone first.
     """
+    await unless_gone(landing(pendings), disconnected)
+
+
+def landing(pendings: Sequence[Pending]) -> Steps[None]:
+    """Wait until answers are there, or the last deadline; what nobody waits for is given up.
+
+    Args:
+        pendings: Answers that wait for computations.
+    """
     flights = [pending.flight for pending in pendings if pending.flight is not None]
     try:
-        await ended(flights, max(pending.deadline for pending in pendings), disconnected)
+        yield Ended(flights, max([pending.deadline for pending in pendings]))
     finally:
         for pending in pendings:
             if pending.waits_for is not None:
@@ -65,40 +173,61 @@ async def ended(
     Raises:
         Gone: The client has gone first.
     """
+
+    def ending() -> Steps[None]:
+        yield Ended(futures, deadline)
+
+    await unless_gone(ending(), disconnected)
+
+
+async def unless_gone(
+    steps: Steps[Result],
+    gone: asyncio.Future[Any] | Coroutine[Any, Any, None] | Callable[[], Coroutine[Any, Any, None]],
+) -> Result:
+    """Return what steps return, which this loop takes.
+
+    Args:
+        steps: The steps.
+        gone: Ends when the client has gone. A future is left as it is; a function is called if
+            there is need to wait.
+
+    Raises:
+        Gone: The client has gone while the steps waited for what can be given up.
+    """
     loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-    under_way_now = len(futures)
+    waiter: asyncio.Future[Result] = loop.create_future()
 
-    def wake(*_: object) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
+    def then(result: Result, error: BaseException | None) -> None:
+        if waiter.done():
+            return
+        if error is None:
+            waiter.set_result(result)
+        else:
+            waiter.set_exception(error)
 
-    def arrived() -> None:
-        nonlocal under_way_now
-        under_way_now -= 1
-        if not under_way_now:
-            wake()
-
-    def one_done(_: Future[Any]) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(arrived)
-
-    for future in futures:
-        future.add_done_callback(one_done)
-    timer = loop.call_later(max(0.0, deadline - time.monotonic()), wake)
+    going = Going(steps, then, get_runner().via, contextvars.copy_context())
+    going.go_on()
+    if waiter.done():
+        if isinstance(gone, Coroutine):
+            gone.close()
+        return waiter.result()
     own: asyncio.Task[None] | None = None
-    if isinstance(disconnected, asyncio.Future):
-        watch = disconnected
+    if isinstance(gone, asyncio.Future):
+        watch = gone
     else:
-        watch = own = loop.create_task(disconnected)
-    watch.add_done_callback(wake)
+        watch = own = loop.create_task(gone() if callable(gone) else gone)
+
+    def leave(_: asyncio.Future[Any]) -> None:
+        going.leave(Gone())
+
+    watch.add_done_callback(leave)
     try:
-        await waiter
-        if watch.done():
-            raise Gone
+        return await waiter
+    except asyncio.CancelledError:
+        going.leave(asyncio.CancelledError())
+        raise
     finally:
-        timer.cancel()
-        watch.remove_done_callback(wake)
+        watch.remove_done_callback(leave)
         if own is not None:
             own.cancel()
 

@@ -10,10 +10,10 @@ from random import Random
 
 from cache_app.core.freshness import Freshness
 from cache_app.core.lease_waits import KeyLease, LeaseWaits
-from cache_app.core.levels import Levels
+from cache_app.core.levels import Found, Levels
 from cache_app.core.negative import NegativeEntries
 from cache_app.core.single_flight import Flight, SingleFlight
-from cache_app.core.steps import Runner, Steps
+from cache_app.core.steps import Runner
 from plugins import Priority
 from plugins.contracts import InsertOrigin
 from serving_app.core.features import Row
@@ -28,8 +28,15 @@ class _Computation:
     """One flight, and what is known of its work."""
 
     __slots__ = (
-        *("depth", "flight", "freshness", "given_up", "key", "replaces", "urgency", "work"),
+        *("depth", "flight", "freshness", "given_up", "key", "key_lease", "lease", "replaces"),
+        *("row", "started", "urgency", "work"),
     )
+
+    row: Row
+    lease: Lease
+    """Keeps the version open until the computation has landed."""
+    started: float
+    """When the row was about to be queued."""
 
     def __init__(
         self,
@@ -48,6 +55,7 @@ class _Computation:
         self.replaces = replaces
         """When the fresh value was made that this one replaces; None: there is none."""
         self.freshness = freshness
+        self.key_lease: KeyLease | None = None
         self.work: Future[Ranking] | None = None
         """What is queued; None: nothing is yet, or another process computes it."""
         self.given_up = False
@@ -139,17 +147,16 @@ class Computations:
         if renewed is not None:
             flight.add_done_callback(renewed)
         self._under_way[key, depth] = computation
-        flight.add_done_callback(lambda _: self._forget(computation))
         try:
-            row = features()
+            computation.row = features()
         except BaseException as error:
             self._fail(computation, error)
             raise
-        own = lease.share()  # keeps the version open until the computation has landed
-        begin = functools.partial(self._begin, computation, row, lease=own)
+        computation.lease = lease.share()
         if self._leases is None:
-            begin(None)
+            self._begin(computation, None)
         else:
+            begin = functools.partial(self._begin, computation)
             self._leases.take(key, begin, within=(urgency.deadline - self._clock()) / 2)
         if flight.done() and (failure := flight.exception()) is not None:
             raise failure
@@ -171,56 +178,57 @@ class Computations:
         if (work := computation.work) is not None:
             work.cancel()
 
-    def _begin(
-        self, computation: _Computation, row: Row, key_lease: KeyLease | None, *, lease: Lease
-    ) -> None:
+    def _begin(self, computation: _Computation, key_lease: KeyLease | None) -> None:
         """Start a computation, unless another process has made it meanwhile.
 
         Runs where the lease was waited for, if there was something to wait for. Errors are the
         flight's.
         """
-        self._runner.run(self._beginning(computation, row, key_lease, lease=lease), _raise)
+        computation.key_lease = key_lease
+        if key_lease is None or not key_lease.stored:
+            self._start(computation)
+        else:
+            looking = self._levels.finding(computation.key)
+            self._runner.run(looking, functools.partial(self._looked, computation))
 
-    def _beginning(
-        self, computation: _Computation, row: Row, key_lease: KeyLease | None, *, lease: Lease
-    ) -> Steps[None]:
+    def _looked(
+        self, computation: _Computation, found: Found | None, error: BaseException | None
+    ) -> None:
+        """Take what another process stored before we had the key's lease, or compute it."""
+        if error is not None:
+            self._end(computation, error)
+        elif (
+            found is None
+            or found.stale_for
+            or found.value.cut(computation.depth, ()) is None
+            # It may be the one that is to be replaced.
+            or (computation.replaces is not None and found.created <= computation.replaces)
+        ):
+            self._start(computation)
+        else:
+            self._resolve(computation, found.value)
+            self._release(computation)
 
-        def release(computed: Ranking | None = None) -> None:
-            try:
-                if computed is not None and self._computed is not None:
-                    self._computed(lease, row, computation.depth, computed)
-            finally:
-                lease.release()
-                if self._leases is not None and key_lease is not None:
-                    self._leases.release(key_lease)
-
+    def _start(self, computation: _Computation) -> None:
+        """Queue a computation, unless nobody waits any more."""
         try:
             if computation.given_up:
                 raise CancelledError
-            made = yield from self._made_elsewhere(computation, key_lease)
-            started = self._clock()  # what others took is none of the value's cost
-            if made is None:
-                work = self._queue(lease, computation, row)
+            computation.started = self._clock()  # what others took is none of the value's cost
+            work = self._queue(computation)
         except BaseException as error:  # noqa: BLE001  (handed to every waiter)
-            self._fail(computation, error)
-            release()
+            self._end(computation, error)
             return
-        if made is None:
-            work.add_done_callback(lambda done: self._landed(done, computation, started, release))
-            if computation.given_up:  # since it was asked above; `leave` may have been too early
-                work.cancel()
-        else:
-            self._flights.resolve(
-                (computation.key, computation.depth), made, flight=computation.flight
-            )
-            release()
+        work.add_done_callback(functools.partial(self._landed, computation))
+        if computation.given_up:  # since it was asked above; `leave` may have been too early
+            work.cancel()
 
-    def _queue(self, lease: Lease, computation: _Computation, row: Row) -> Future[Ranking]:
+    def _queue(self, computation: _Computation) -> Future[Ranking]:
         """Queue a row as urgently as those say who wait for it, now and later."""
-        version, urgency = lease.version, computation.urgency
+        version, urgency = computation.lease.version, computation.urgency
         priority, deadline = urgency.priority, urgency.deadline
         work = computation.work = version.submit(
-            row,
+            computation.row,
             computation.depth,
             seconds=deadline - self._clock(),
             priority=priority,
@@ -241,48 +249,16 @@ class Computations:
         if self._under_way.get(key) is computation:
             self._under_way.pop(key, None)
 
-    def _made_elsewhere(
-        self, computation: _Computation, key_lease: KeyLease | None
-    ) -> Steps[Ranking | None]:
-        """Return the ranking that another process stored before we had the key's lease."""
-        if key_lease is None or not key_lease.stored:
-            return None
-        found = yield from self._levels.finding(computation.key)
-        if found is None or found.stale_for or found.value.cut(computation.depth, ()) is None:
-            return None
-        if computation.replaces is not None and found.created <= computation.replaces:
-            return None  # it is the one that is to be replaced
-        ranking: Ranking = found.value
-        return ranking
-
-    def _landed(
-        self,
-        done: Future[Ranking],
-        computation: _Computation,
-        started: float,
-        release: Callable[[Ranking | None], None],
-    ) -> None:
+    def _landed(self, computation: _Computation, done: Future[Ranking]) -> None:
         """Store a computed ranking, then hand it to all who wait. Runs where it was read."""
         error = done.exception() if not done.cancelled() else CancelledError()
         if error is not None:
-            try:
-                self._fail(computation, error)
-            finally:
-                release(None)
+            self._end(computation, error)
             return
         ranking = done.result()
         computation.flight.note = getattr(done, "batch", None)
-        cost = self._clock() - started
+        cost = self._clock() - computation.started
         lifetime = computation.freshness.lifetime(cost, self._rng)
-
-        def stored(_: None, error: BaseException | None) -> None:
-            try:
-                key = computation.key, computation.depth
-                self._flights.resolve(key, ranking, flight=computation.flight)
-            finally:
-                release(ranking)
-            _raise(None, error)
-
         storing = self._levels.storing(
             computation.key,
             ranking,
@@ -291,18 +267,49 @@ class Computations:
             origin=_origin(computation.urgency),
             cost=cost,
         )
-        self._runner.run(storing, stored)
+        self._runner.run(storing, functools.partial(self._stored, computation, ranking))
+
+    def _stored(
+        self, computation: _Computation, ranking: Ranking, _: None, error: BaseException | None
+    ) -> None:
+        """Hand a ranking to all who wait: it is stored, as far as that was possible."""
+        try:
+            self._resolve(computation, ranking)
+        finally:
+            self._release(computation, ranking)
+        if error is not None:  # it is nobody's answer; let whoever ran the steps hear of it
+            raise error
+
+    def _resolve(self, computation: _Computation, ranking: Ranking) -> None:
+        """Hand a ranking to all who wait."""
+        self._forget(computation)
+        self._flights.resolve(
+            (computation.key, computation.depth), ranking, flight=computation.flight
+        )
+
+    def _end(self, computation: _Computation, error: BaseException) -> None:
+        """End a computation without a ranking."""
+        try:
+            self._fail(computation, error)
+        finally:
+            self._release(computation)
 
     def _fail(self, computation: _Computation, error: BaseException) -> None:
         """Hand an error to all who wait, and remember it if it is the question's fault."""
         self._negative.remember(computation.key, error)
+        self._forget(computation)
         self._flights.fail((computation.key, computation.depth), error, flight=computation.flight)
 
-
-def _raise(_: None, error: BaseException | None) -> None:
-    """Let whoever ran the steps hear of an error that is nobody's answer."""
-    if error is not None:
-        raise error
+    def _release(self, computation: _Computation, computed: Ranking | None = None) -> None:
+        """Give back what a computation holds; say what it has computed, if it has."""
+        lease = computation.lease
+        try:
+            if computed is not None and self._computed is not None:
+                self._computed(lease, computation.row, computation.depth, computed)
+        finally:
+            lease.release()
+            if self._leases is not None and computation.key_lease is not None:
+                self._leases.release(computation.key_lease)
 
 
 def _origin(urgency: Urgency) -> InsertOrigin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from cache_app.core.generations import Generations, own_scopes, shared_scopes
 from cache_app.core.keys import KeyPrefix, digester, in_generation, tags_of
-from cache_app.core.levels import Found, Levels
+from cache_app.core.levels import Levels
 from cache_app.core.steps import Steps
 from plugins import InvalidInput, UserId
 from serving_app.core.features import FeatureLayout
@@ -21,10 +22,14 @@ from serving_app.core.pending import Looked
 from serving_app.core.request_counts import RequestCounts
 from serving_app.core.segment_table import EVERYONE, SegmentPlan
 
-__all__ = ["Hit", "HitPath", "Wanted"]
+__all__ = ["Hit", "HitPath", "Place", "Wanted"]
 
-_LARGEST = tuple(struct.pack("<f", sign * float(np.finfo(np.float32).max)) for sign in (1, -1))
-"""What the largest float32 looks like: a number beyond it may have been rounded to that."""
+_EXTREMES = tuple(
+    struct.pack("<f", sign * extreme)
+    for extreme in (float(np.finfo(np.float32).max), math.inf)
+    for sign in (1, -1)
+)
+"""What a float32 looks like that no feature may be, or that a number out of range is rounded to."""
 
 
 class Wanted(NamedTuple):
@@ -53,6 +58,21 @@ class Hit(NamedTuple):
     level: str
     key: str
     segment: str
+
+
+class Place(NamedTuple):
+    """Where the answer to a request is, or would be."""
+
+    version: LiveVersion
+    """The version that answers; it is not leased."""
+    alias: str
+    """What leads to it."""
+    segment: str
+    key: str
+    since: int
+    """The moment before any level was looked into, as `Computations.moment` has it."""
+    packed: bytes | None
+    """The request's features as the model's row of float32; None: it gives none."""
 
 
 class HitPath:
@@ -96,42 +116,48 @@ class HitPath:
         self._asked = asked
         self._known: WeakKeyDictionary[LiveVersion, dict[str, _Keys]] = WeakKeyDictionary()
 
-    def find(self, wanted: Wanted) -> Hit | None:
-        """Return a fresh answer that is at hand, or None; nobody hears of it."""
-        keys, led, segment = self._led(wanted)
-        key = None if keys is None else self._key(keys, wanted)
-        found: Found | None = None if key is None else self._levels.peek(key)
-        cut = None if found is None else found.value.cut(wanted.k, wanted.exclude)
-        if keys is None or key is None or found is None or cut is None:
-            return None
-        items, scores = cut
-        return Hit(keys.model_name, keys.version, led, items, scores, found.level, key, segment)
+    def find(self, wanted: Wanted) -> Hit | Place | None:
+        """Return a fresh answer that is at hand, or where it would be; nobody hears of it.
 
-    def looking(self, wanted: Wanted) -> Steps[Hit | Looked | None]:
-        """Look for a fresh answer in all levels, in steps; None: the recommender must look.
-
-        Unlike `find`, this counts, as `Recommender.start_at_once` would.
+        None: the recommender must say where it is.
         """
-        keys, led, segment = self._led(wanted)
-        key = None if keys is None else self._key(keys, wanted)
-        if keys is None or key is None:
-            return None
-        since = self._moment()
-        found = yield from self._levels.finding(key)
-        cut = None
-        if found is not None and not found.stale_for:
-            cut = found.value.cut(wanted.k, wanted.exclude)
-        if found is None or cut is None:
-            return Looked(key, since, found)
-        items, scores = cut
-        return Hit(keys.model_name, keys.version, led, items, scores, found.level, key, segment)
-
-    def _led(self, wanted: Wanted) -> tuple[_Keys | None, str, str]:
-        """Return the keys of the version that answers, what leads to it, and the segment."""
         plan = self._plan_of(wanted.user_id)
         segment, own = (EVERYONE, "") if plan is None else (plan.terms.name, plan.terms.alias)
         version, led = self._answering(wanted, own)
-        return (None if version is None else self._keys_of(version, segment)), led, segment
+        if version is None:
+            return None
+        keys = self._keys_of(version, segment)
+        packed = None if wanted.features is None else keys.packed(wanted.features)
+        if packed is None and wanted.features is not None:
+            return None
+        key = self._key(keys, wanted, packed)
+        if key is None:
+            return None
+        since = self._moment()
+        found = self._levels.peek(key)
+        cut = None if found is None else found.value.cut(wanted.k, wanted.exclude)
+        if found is None or cut is None:
+            return Place(version, led, segment, key, since, packed)
+        items, scores = cut
+        return Hit(keys.model_name, keys.version, led, items, scores, found.level, key, segment)
+
+    def looking(self, wanted: Wanted, place: Place) -> Steps[Hit | Looked]:
+        """Look for a fresh answer in all levels, in steps.
+
+        Unlike `find`, this counts, as `Recommender.start_at_once` would.
+        """
+        found = yield from self._levels.finding(place.key)
+        cut = None
+        if found is not None and not found.stale_for:
+            cut = found.value.cut(wanted.k, wanted.exclude)
+        version, led, segment, key, since, packed = place
+        if found is None or cut is None:
+            row = None if packed is None else (np.frombuffer(packed, np.float32),)
+            return Looked(key, since, found, version, segment, row)
+        record = version.record
+        items, scores = cut
+        name, number = record.model_name, record.version
+        return Hit(name, number, led, items, scores, found.level, key, segment)
 
     def _answering(self, wanted: Wanted, own: str) -> tuple[LiveVersion | None, str]:
         """Return the version that answers, and what leads to it: a segment's own alias first."""
@@ -150,12 +176,9 @@ class HitPath:
             keys = by_segment[segment] = _Keys(version, self._namespace, segment)
         return keys
 
-    def _key(self, keys: _Keys, wanted: Wanted) -> str | None:
+    def _key(self, keys: _Keys, wanted: Wanted, packed: bytes | None) -> str | None:
         """Return the key of an answer; None: the recommender must make it."""
-        features = wanted.features
-        digest = "" if features is None else keys.digest(features)
-        if digest is None:
-            return None
+        digest = "" if packed is None else keys.digest(packed)
         try:
             entry = keys.prefix.entry(wanted.user_id, wanted.context, digest)
             scopes = keys.scopes_of(wanted.user_id, wanted.context)
@@ -168,7 +191,7 @@ class HitPath:
         """Count an answer that is given: the cache, the statistics and activity hear of it.
 
         Args:
-            hit: What `find` or `looking` returned.
+            hit: What `find` or `looking` has found.
             wanted: What was asked.
             seconds: How long it took.
             found: Whether `find` found it, so that no level has heard of it.
@@ -183,7 +206,7 @@ class HitPath:
 class _Keys:
     """How the keys of one version are made."""
 
-    __slots__ = ("_digest", "_names", "_pack", "_shared", "model_name", "prefix", "version")
+    __slots__ = ("_names", "_pack", "_shared", "digest", "model_name", "prefix", "version")
 
     def __init__(self, version: LiveVersion, namespace: str, segment: str) -> None:
         record = version.record
@@ -201,22 +224,24 @@ class _Keys:
         if isinstance(layout, FeatureLayout):
             self._names = layout.names
         self._pack = struct.Struct(f"<{len(self._names)}f").pack
-        self._digest = digester(np.dtype(np.float32), (len(self._names),))
+        self.digest = digester(np.dtype(np.float32), (len(self._names),))
+        """Returns what `digest_features` does, of a packed row."""
 
-    def digest(self, features: Sequence[float] | Mapping[str, float]) -> str | None:
-        """Return what `digest_features` does of the features' row; None: ask the recommender."""
+    def packed(self, features: Sequence[float] | Mapping[str, float]) -> bytes | None:
+        """Return the features' row as bytes; None: the recommender must read them."""
         names = self._names
         if len(features) != len(names) or not names:
             return None
         try:
             if isinstance(features, dict):
                 features = [features[name] for name in names]
-            packed = self._pack(*features)
+            packed: bytes = self._pack(*features)
         except (KeyError, OverflowError):
             return None
-        if _LARGEST[0] in packed or _LARGEST[1] in packed:
+        a, b, c, d = _EXTREMES
+        if a in packed or b in packed or c in packed or d in packed:
             return None
-        return self._digest(packed)
+        return packed
 
     def scopes_of(self, user_id: UserId, context: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the scopes of a request's generation."""

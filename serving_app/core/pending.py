@@ -19,6 +19,8 @@ from plugins import (
     RecserveError,
     Unavailable,
 )
+from serving_app.core.features import Row
+from serving_app.core.live_version import LiveVersion
 from serving_app.core.ranking import Ranking
 from serving_app.core.segment_table import EVERYONE
 from serving_app.core.version_record import VersionRecord
@@ -34,6 +36,12 @@ class Looked(NamedTuple):
     """The moment before it, as `Computations.moment` has it."""
     found: Found | None
     """What is there that is stale, or not deep enough."""
+    version: LiveVersion | None = None
+    """The version whose answer was looked for; None: the key must be made once more."""
+    segment: str = ""
+    """The user's, with which the key was made."""
+    row: Row | None = None
+    """What the request's features are to the version; None: it gives none."""
 
 
 class Rest:

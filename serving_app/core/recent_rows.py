@@ -35,13 +35,13 @@ class RecentRows:
 
     def record(self, model_name: str, layout: Layout, row: Row) -> None:
         """Keep a row that the model's version has just computed."""
-        digest = tuple((array.dtype.str, array.tobytes()) for array in row)
+        digest = tuple([(array.dtype.str, array.tobytes()) for array in row])
         with self._lock:
             rows = self._rows.setdefault(model_name, OrderedDict())
             if digest in rows:
                 rows.move_to_end(digest)
             else:  # copied, as it may be part of a source's file
-                rows[digest] = (layout, tuple(array.copy() for array in row))
+                rows[digest] = (layout, tuple([array.copy() for array in row]))
             if len(rows) > self._capacity:
                 rows.popitem(last=False)
 

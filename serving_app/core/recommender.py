@@ -209,17 +209,13 @@ class Recommender:
         try:
             version, record = lease.version, lease.version.record
             deadline = now + (record.timeout if request.timeout is None else request.timeout)
-            # Given features are checked even if the answer is cached: a hit hides no bad request.
-            row = None if request.features is None else version.layout.row(request.features)
-            entry, scopes = self._entry(request, version, row, terms.name)
-            generation = (
-                self._generations.of_at_once(scopes, entry)
-                if at_once
-                else self._generations.of(scopes, entry)
-            )
-            if generation is None:
-                return functools.partial(self.start, request, now)
-            key = in_generation(entry, generation)
+            if looked is not None and looked.version is version and looked.segment == terms.name:
+                row, key = looked.row, looked.key
+            else:
+                made = self._keyed(request, version, terms.name, at_once=at_once)
+                if made is None:
+                    return functools.partial(self.start, request, now)
+                row, key = made
             if looked is None or looked.key != key:
                 moment = self._computations.moment()
                 found = self._find(key, request, self._levels.quick if at_once else None)
@@ -241,6 +237,20 @@ class Recommender:
             )
         finally:
             lease.release()
+
+    def _keyed(
+        self, request: RecommendationRequest, version: LiveVersion, segment: str, *, at_once: bool
+    ) -> tuple[Row | None, str] | None:
+        """Return the row of the features that a request gives, and its key; None: that may wait."""
+        # Given features are checked even if the answer is cached: a hit hides no bad request.
+        row = None if request.features is None else version.layout.row(request.features)
+        entry, scopes = self._entry(request, version, row, segment)
+        generation = (
+            self._generations.of_at_once(scopes, entry)
+            if at_once
+            else self._generations.of(scopes, entry)
+        )
+        return None if generation is None else (row, in_generation(entry, generation))
 
     def _looking(
         self,

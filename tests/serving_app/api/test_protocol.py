@@ -437,10 +437,11 @@ def test_a_server_that_stops_waits_for_what_is_computed(token, gate):
 
 
 def test_a_fault_of_ours_closes_the_connection_and_hangs_nobody(token, monkeypatch, caplog):
-    async def broken(*_, **__):
+    def broken(*_, **__):
         raise RuntimeError("broken on purpose")
+        yield
 
-    monkeypatch.setattr(protocol, "computed", broken)
+    monkeypatch.setattr(protocol, "computing", broken)
 
     async def scene():
         wire = Wire(nobody, Protocol)

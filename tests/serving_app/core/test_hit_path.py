@@ -1,6 +1,7 @@
 """The short way finds what the main path would find, under the same key, or nothing."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from cache_app.core.freshness import Freshness
 from cache_app.core.generations import Generations, scope
 from cache_app.core.levels import Levels
 from cache_app.core.memory import MemoryLevel
+from cache_app.core.steps import run
 from plugins import InvalidInput, RecommendationRequest
 from plugins.eviction.lru import LRU
 from serving_app.core.features import NoLayout
-from serving_app.core.hit_path import Wanted
+from serving_app.core.hit_path import Hit, Wanted
 from serving_app.core.live_models import LiveModels, Routes
 from serving_app.core.recommender import Recommender
 from serving_app.core.segment_table import SegmentPlan, SegmentTerms
@@ -55,6 +57,11 @@ class World:
         )
         self.hits = self.recommender.hit_path(lambda *asked: self.asked.append(asked))
 
+    def hit(self, asked):
+        """Return what is at hand, or None."""
+        found = self.hits.find(asked)
+        return found if isinstance(found, Hit) else None
+
 
 def wanted(user="u", features=(1.0, 2.0), context=None, k=3, exclude=(), model="default", alias=""):
     return Wanted(model, alias, user, context or {}, features, k, exclude)
@@ -73,6 +80,7 @@ def request(of):
 
 
 WORLD = World()
+LAYOUT = WORLD.version.layout
 
 
 @given(
@@ -87,31 +95,66 @@ WORLD = World()
 @example("u", {"tags": "a"}, None)
 def test_its_key_is_the_main_paths_or_none(user, context, features):
     asked = wanted(user, features, context)
-    version, _ = WORLD.live.answering("default", user, "")
-    WORLD.hits.find(asked)
-    key = WORLD.hits._key(WORLD.hits._known[version]["all"], asked)
+    found = WORLD.hits.find(asked)
     try:
         expected = WORLD.recommender.key(request(asked))
     except InvalidInput:
-        # No answer is stored under an infinite feature's key: nothing is found there.
-        assert key is None or any(map(math.isinf, features))
-        assert WORLD.hits.find(asked) is None
+        assert found is None
         return
-    extreme = features is not None and np.abs(np.float32(features)).max() >= FLOAT32_MAX
-    assert key == expected or (extreme and key is None)
+    if found is None:
+        assert np.abs(np.float32(features)).max() >= FLOAT32_MAX
+        return
+    assert found.key == expected
+    (row,) = WORLD.version.layout.row(features) if features is not None else (None,)
+    looked = run(WORLD.hits.looking(asked, found))
+    assert (looked.key, looked.segment, looked.version) == (expected, "all", WORLD.version)
+    if features is None:
+        assert looked.row is None
+    else:
+        assert looked.row[0].dtype == row.dtype == np.float32
+        assert looked.row[0].tobytes() == row.tobytes(), "the model gets what it would get"
+
+
+def test_what_was_looked_for_is_computed_without_making_the_key_once_more():
+    world = World()
+    asked = wanted()
+    world.generations.refresh()
+    looked = run(world.hits.looking(asked, world.hits.find(asked)))
+    world.version.layout = None  # whoever makes the row anew fails
+    pending = world.recommender.start_at_once(request(asked), world.clock(), looked)
+    answer = world.recommender.finish(request(asked), pending, world.clock())
+    world.version.layout = LAYOUT
+    assert answer == replace(world.recommender.recommend(request(asked)), source="model")
+    assert world.hit(asked).items == answer.items
+
+
+@pytest.mark.parametrize("why", ["another version", "another segment"])
+def test_what_was_looked_for_under_another_key_is_looked_for_anew(why):
+    world = World()
+    asked = wanted()
+    world.generations.refresh()
+    looked = run(world.hits.looking(asked, world.hits.find(asked)))
+    if why == "another version":
+        world.live.swap("default", FakeVersion(2))
+    else:
+        world.plans["u"] = SegmentPlan(SegmentTerms("power"))
+    there = world.recommender.recommend(request(asked))
+    pending = world.recommender.start_at_once(request(asked), world.clock(), looked)
+    answer = world.recommender.finish(request(asked), pending, world.clock())
+    assert answer == replace(there, source="l1"), "what is stored there is found"
 
 
 def test_features_by_name_are_in_the_models_order():
     world = World()
     world.recommender.recommend(request(wanted(features=[1, 2])))
-    assert world.hits.find(wanted(features={"b": 2.0, "a": 1.0})) is not None
+    assert world.hit(wanted(features={"b": 2.0, "a": 1.0})) is not None
     for other in (
         {"a": 2.0, "b": 1.0},
         {"a": 1.0},
         {"a": 1.0, "b": 2.0, "c": 3.0},
         {"a": 1.0, "c": 2.0},
     ):
-        assert world.hits.find(wanted(features=other)) is None
+        assert world.hit(wanted(features=other)) is None
 
 
 def test_only_what_is_used_is_counted():
@@ -119,8 +162,8 @@ def test_only_what_is_used_is_counted():
     for each in (world, other):
         each.recommender.recommend(request(wanted()))
     for _ in range(300):
-        assert world.hits.find(wanted(user="nobody")) is None
-        hit = world.hits.find(wanted())
+        assert world.hit(wanted(user="nobody")) is None
+        hit = world.hit(wanted())
     assert world.level.stats() == other.level.stats()
     assert world.recommender.stats() == other.recommender.stats()
     for _ in range(300):
@@ -140,9 +183,9 @@ def test_a_users_segment_is_in_its_key_and_may_choose_who_answers():
     world = World()
     world.recommender.recommend(request(wanted()))
     world.plans["u"] = SegmentPlan(SegmentTerms("power"))
-    assert world.hits.find(wanted()) is None, "that answer was everyone's"
+    assert world.hit(wanted()) is None, "that answer was everyone's"
     world.recommender.recommend(request(wanted()))
-    hit = world.hits.find(wanted())
+    hit = world.hit(wanted())
     assert (hit.segment, hit.model_version) == ("power", 1)
     world.hits.used(hit, wanted(), 0.0)
     assert world.recommender.stats()["default"].lookups["power"] == {"miss": 1, "l1": 1}
@@ -150,21 +193,21 @@ def test_a_users_segment_is_in_its_key_and_may_choose_who_answers():
     world.live.route("default", Routes({"production": world.version, "rich": other}))
     world.plans["u"].terms = SegmentTerms("power", alias="rich")
     world.recommender.recommend(request(wanted()))
-    assert world.hits.find(wanted()).model_version == 2
+    assert world.hit(wanted()).model_version == 2
     world.plans["u"].terms = SegmentTerms("power", alias="none such")
-    assert world.hits.find(wanted()).model_version == 1
+    assert world.hit(wanted()).model_version == 1
 
 
 def test_what_was_invalidated_is_found_no_more():
     world = World()
     world.recommender.recommend(request(wanted()))
-    assert world.hits.find(wanted()) is not None
+    assert world.hit(wanted()) is not None
     world.invalidated.append((1, scope(user_id="u")))
-    assert world.hits.find(wanted()) is None, "the news must be read first, which may wait"
+    assert world.hit(wanted()) is None, "the news must be read first, which may wait"
     world.generations.refresh()
-    assert world.hits.find(wanted()) is None
+    assert world.hit(wanted()) is None
     world.recommender.recommend(request(wanted()))
-    assert world.hits.find(wanted()) is not None
+    assert world.hit(wanted()) is not None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +231,7 @@ def test_whatever_is_no_plain_hit_is_left_to_the_main_path(why):
     elif why == "gone":
         world.live.swap("default", None)
     before = world.level.stats()
-    assert world.hits.find(asked) is None
+    assert world.hit(asked) is None
     assert world.level.stats() == before
 
 
@@ -197,7 +240,7 @@ def test_a_version_of_another_layout_is_left_to_the_main_path():
     other = FakeVersion(2)
     other.layout = NoLayout("default@2")
     world.live.route("default", Routes({"production": other}))
-    assert world.hits.find(wanted()) is None
+    assert world.hit(wanted()) is None
 
 
 def test_exclusions_and_k_cut_as_the_main_path_does():
@@ -205,7 +248,7 @@ def test_exclusions_and_k_cut_as_the_main_path_does():
     world.recommender.recommend(request(wanted(k=10)))
     for each in (wanted(k=2), wanted(k=2, exclude=frozenset({"i0", "i2"})), wanted(k=7)):
         answer = world.recommender.recommend(request(each))
-        hit = world.hits.find(each)
+        hit = world.hit(each)
         assert (hit.items, hit.scores) == (answer.items, answer.scores)
 
 
