@@ -73,8 +73,9 @@ class EmbeddedFile:
 
     def store(self, txn: Any, at: bytes, expires: float, record: bytes) -> None:
         """Store a record in the place of any older one."""
-        self.remove(txn, at)
-        txn.put(at, record, db=self.values)
+        if not txn.put(at, record, db=self.values, overwrite=False):
+            self.remove(txn, at)
+            txn.put(at, record, db=self.values)
         txn.put(struct.pack(">d", expires) + at, b"", db=self.order)
 
     def remove(self, txn: Any, at: bytes, only: bytes | None = None) -> bool:

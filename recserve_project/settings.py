@@ -49,11 +49,11 @@ MIDDLEWARE = [
     "serving_app.api.answers.api_answers",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "serving_app.api.for_browsers.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "serving_app.api.for_browsers.AuthenticationMiddleware",
+    "serving_app.api.for_browsers.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
@@ -139,6 +139,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["serving_app.api.permissions.CanAdminister"],
     "DEFAULT_THROTTLE_CLASSES": ["serving_app.api.throttles.RoleThrottle"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "serving_app.api.negotiation.Negotiation",
     "DEFAULT_PARSER_CLASSES": ["serving_app.api.json.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": [
         "serving_app.api.json.JSONRenderer",

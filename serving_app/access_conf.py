@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import json
 from collections.abc import Mapping
@@ -55,15 +54,26 @@ def access_settings() -> AccessSettings:
         ImproperlyConfigured: A key is unknown, or its value is of the wrong form.
     """
     given = getattr(settings, "RECSERVE", {}).get("ACCESS", {})
+    text = repr(given)  # which tells 1, 1.0 and True apart
+    found = _known.get(text)
+    if found is None:
+        if len(_known) >= _KEPT:
+            _known.clear()
+        found = _known[text] = _parsed(given)
+    return found
+
+
+_known: dict[str, AccessSettings] = {}
+_KEPT = 16
+"""Settings remembered: each request asks for them."""
+
+
+def _parsed(given: Any) -> AccessSettings:
     try:
-        return _parsed(json.dumps(given, sort_keys=True))
+        plain = json.loads(json.dumps(given))
     except TypeError as error:
         raise ImproperlyConfigured('RECSERVE["ACCESS"] must be a dict of plain values.') from error
-
-
-@functools.lru_cache(maxsize=16)
-def _parsed(text: str) -> AccessSettings:
-    given = section(json.loads(text), _WHERE, [f.name.upper() for f in fields(AccessSettings)])
+    given = section(plain, _WHERE, [f.name.upper() for f in fields(AccessSettings)])
     known = AccessSettings()
     return AccessSettings(
         throttles=_throttles(given.get("THROTTLES", {})),

@@ -34,10 +34,13 @@ _MIDDLEWARE = frozenset(
         "django.middleware.security.SecurityMiddleware",
         "whitenoise.middleware.WhiteNoiseMiddleware",
         "django.contrib.sessions.middleware.SessionMiddleware",
+        "serving_app.api.for_browsers.SessionMiddleware",
         "django.middleware.common.CommonMiddleware",
         "django.middleware.csrf.CsrfViewMiddleware",
         "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "serving_app.api.for_browsers.AuthenticationMiddleware",
         "django.contrib.messages.middleware.MessageMiddleware",
+        "serving_app.api.for_browsers.MessageMiddleware",
         "django.middleware.clickjacking.XFrameOptionsMiddleware",
     }
 )

@@ -29,6 +29,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _HEADER = REQUEST_ID.lower().encode()
+_META = "HTTP_" + REQUEST_ID.upper().replace("-", "_")
 
 
 class RequestIds:
@@ -94,9 +95,7 @@ def request_ids(get_response: Any) -> Any:
 
 
 def _begin(request: HttpRequest) -> tuple[RequestRecord, Any]:
-    record = RequestRecord(
-        request_id(request.headers.get(REQUEST_ID)), request.method or "", request.path
-    )
+    record = RequestRecord(request_id(request.META.get(_META)), request.method or "", request.path)
     return record, under_way.set(record)
 
 
