@@ -150,7 +150,7 @@ def roll_out(seed, *, ticks, worse_rate=0.0, slower=1.0, share=None):
 
 
 def test_of_300_canaries_that_are_no_worse_at_most_one_percent_is_rolled_back():
-    found = [seed for seed in range(300) if roll_out(seed, ticks=150) is not None]
+    found = [seed for seed in range(300) if roll_out(seed, ticks=100) is not None]
     assert len(found) <= 3, found
 
 
@@ -160,7 +160,7 @@ def test_looking_at_a_usual_test_after_every_tick_would_condemn_many():
     def peeking(seed):
         rng = np.random.default_rng(seed)
         k = n = bad = m = 0
-        for _ in range(150):
+        for _ in range(100):
             requests = int(rng.choice([5, 50, 200, 1000]))
             n, m = n + requests, m + requests
             k, bad = k + rng.binomial(requests, 0.02), bad + rng.binomial(requests, 0.02)
