@@ -105,6 +105,8 @@ class Server:
     """The path that answers with 200 when it is ready; "": any answer will do."""
     rates: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
+    latency: dict[str, list[float]] = field(default_factory=dict)
+    """Of open loops: p50 and p99 in milliseconds, and how many requests a second were due."""
     memory: list[Memory] = field(default_factory=list)
     """Of its processes, the first of which was started by us."""
 

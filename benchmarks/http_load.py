@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ __all__ = [
     "FEATURES",
     "USERS",
     "Load",
+    "OpenLoad",
     "batches",
     "bodies",
     "feature_rows",
@@ -27,14 +30,25 @@ FEATURES, USERS, BATCH = 64, 200, 32
 class _Connection(asyncio.Protocol):
     """Asks, waits for the answer, and asks again, until told to stop."""
 
-    def __init__(self, load: Load) -> None:
+    asked = 0.0
+    """When what it asks was due, by the loop's clock."""
+
+    def __init__(self, load: Load | OpenLoad) -> None:
         self._load = load
         self._parts = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport: Any = transport
-        transport.write(self._load.request())  # type: ignore[attr-defined]
+        self._load.ready(self)
+
+    def ask(self, request: bytes) -> None:
+        """Ask."""
+        self._transport.write(request)
+
+    def close(self) -> None:
+        """End."""
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Count an answer, once it is complete."""
@@ -50,10 +64,7 @@ class _Connection(asyncio.Protocol):
             load.failed = data
         load.answers += 1
         load.last = data
-        if load.going:
-            self._transport.write(load.request())
-        else:
-            self._transport.close()
+        load.ready(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that it has ended."""
@@ -74,6 +85,13 @@ class Load:
         self.open = 0
         self.ended = asyncio.Event()
 
+    def ready(self, connection: _Connection) -> None:
+        """Let a connection ask that is new, or was answered."""
+        if self.going:
+            connection.ask(self.request())
+        else:
+            connection.close()
+
     async def run(self, port: int, connections: int, seconds: float) -> float:
         """Return the answers per second, until the last of what was asked is answered."""
         loop = asyncio.get_running_loop()
@@ -88,6 +106,72 @@ class Load:
         if self.failed:
             raise SystemExit(f"An answer was no 200: {self.failed[:600]!r}")
         return rate
+
+
+class OpenLoad:
+    """Requests at random instants, whether or not those before were answered.
+
+    A request that finds no connection idle waits for one, and its time begins when it was due: what
+    a server is slow with must not keep the clients from asking.
+
+    Args:
+        request: Gives the next request.
+        rate: How many are due in a second.
+        seed: Of the instants.
+    """
+
+    def __init__(self, request: Callable[[], bytes], rate: float, *, seed: int = 1) -> None:
+        self.request = request
+        self.answers = 0
+        self.last = self.failed = b""
+        self.open = 0
+        self.ended = asyncio.Event()
+        self.seconds: list[float] = []
+        """From the instant when each was due to its answer."""
+        self._gap = functools.partial(random.Random(seed).expovariate, rate)
+        self._idle: list[_Connection] = []
+        self._due: deque[float] = deque()
+        self._over = False
+
+    def ready(self, connection: _Connection) -> None:
+        """Take in an answer, if it is one, and let the connection ask what is due."""
+        if connection.asked:
+            self.seconds.append(self._loop.time() - connection.asked)
+            connection.asked = 0.0
+        if self._due:
+            self._ask(connection, self._due.popleft())
+        elif self._over:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def _ask(self, connection: _Connection, due: float) -> None:
+        connection.asked = due
+        connection.ask(self.request())
+
+    async def run(self, port: int, connections: int, seconds: float) -> None:
+        """Ask for some seconds, and return when all is answered."""
+        self._loop = loop = asyncio.get_running_loop()
+        self.open = connections
+        for _ in range(connections):
+            await loop.create_connection(lambda: _Connection(self), "127.0.0.1", port)
+        due = loop.time()
+        end = due + seconds
+        while due < end:
+            now = loop.time()
+            while due <= now and due < end:
+                if self._idle:
+                    self._ask(self._idle.pop(), due)
+                else:
+                    self._due.append(due)
+                due += self._gap()
+            await asyncio.sleep(0)  # a timer's millisecond would be a good part of an answer's time
+        self._over = True
+        while self._idle:
+            self._idle.pop().close()
+        await asyncio.wait_for(self.ended.wait(), 60)
+        if self.failed:
+            raise SystemExit(f"An answer was no 200: {self.failed[:600]!r}")
 
 
 def request_bytes(token: str, body: bytes, path: bytes = b"/api/v1/predict") -> bytes:

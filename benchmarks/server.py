@@ -20,6 +20,9 @@ the server's, its children's included, and not Redis's.
 Rows are hits (``hit``), hits in Redis (``redis``), misses (``miss``), calls of ``/predict/batch``
 with 32 misses (``batch``), ``/v2/models/default/infer`` of one row (``infer``), hits of one and two
 workers (``workers``), and the memory that server and model take after some misses (``memory``).
+``open-hit`` and ``open-miss`` are open loops: requests at random instants, 0.7 times as many as the
+server answered in the closed loop of the same kind just before; how long one takes is counted from
+the instant when it was due.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from benchmarks.contestants import CLIENT_CORE, ROOT, Server, running
 from benchmarks.http_load import (
     USERS,
     Load,
+    OpenLoad,
     batches,
     bodies,
     feature_rows,
@@ -91,7 +95,11 @@ ROWS = (
     Row("infer", 16, ("lane", "django")),
     Row("workers", 64, ("lane", "lane-2")),
     Row("memory", 64, ("lane", "litserve", "mlserver")),
+    Row("open-hit", 64, ("lane", "asgi", "wsgi", "fastapi")),
+    Row("open-miss", 64, ("lane", "fastapi", "litserve", "mlserver")),
 )
+LOAD = 0.7
+"""Of what a server can answer: the open loop's."""
 RATIOS = (
     Ratio("lane hit, of empty", "hit 64", "lane", ("empty",), 0.70, 2.0),
     Ratio("lane hit, x fastapi, 64", "hit 64", "lane", ("fastapi",), 8.0, 20.0),
@@ -131,7 +139,7 @@ def asker(server: Server, kind: str) -> Callable[[], bytes]:
         path, template = peer
         each = feature_rows(template)
         return lambda: request_bytes(server.token, next(each), path)
-    if kind in {"hit", "redis", "workers"}:
+    if kind in {"hit", "open-hit", "redis", "workers"}:
         users = IN_REDIS if kind == "redis" else USERS
         known = [
             request_bytes(server.token, each) for each in itertools.islice(bodies("hit"), users)
@@ -156,6 +164,19 @@ def measure(server: Server, row: Row, seconds: float) -> None:
     server.rates.setdefault(row.name, []).append(rate)
     spent = (server.seconds() - before) / max(1, load.answers)
     server.cpu.setdefault(row.name, []).append(spent * 1e6)
+
+
+def measure_open(server: Server, row: Row, seconds: float) -> None:
+    """Run a closed round, and an open one by what that has shown; keep how long answers took."""
+    asks = asker(server, row.kind)
+    rate = uvloop.run(Load(asks).run(server.port, row.connections, seconds / 2))
+    load = OpenLoad(asks, LOAD * rate)
+    uvloop.run(load.run(server.port, row.connections, seconds))
+    taken = sorted(load.seconds)
+    for name, part in (("p50", 0.5), ("p99", 0.99)):
+        ms = taken[min(len(taken) - 1, int(part * len(taken)))] * 1000
+        server.latency.setdefault(f"{row.name} {name}", []).append(ms)
+    server.latency.setdefault(f"{row.name} asked", []).append(LOAD * rate)
 
 
 def warm_up(server: Server, rows: tuple[Row, ...], seconds: float) -> None:
@@ -197,7 +218,11 @@ def main() -> None:
         for _ in range(rounds):
             for row in rows:
                 for server in found:
-                    if server.name in row.servers and row.kind != "memory":
+                    if server.name not in row.servers or row.kind == "memory":
+                        continue
+                    if row.kind.startswith("open-"):
+                        measure_open(server, row, seconds)
+                    else:
                         measure(server, row, seconds)
         report(found, skipped, as_json=arguments.json)
 
@@ -210,6 +235,8 @@ def report(found: list[Server], skipped: dict[str, str], *, as_json: bool) -> No
     for server, rows in rates.items():
         for row, rate in rows.items():
             print(f"{server:13} {row:8} {rate:9,.0f} requests/s {cpu[server][row]:9.1f} µs of CPU")
+    latency = _medians(found, "latency")
+    _report_latency(latency)
     by_rate = compared(rates)
     # On a machine that others use, too, CPU time says more than requests per second.
     by_cpu = compared({name: {k: 1 / v for k, v in each.items()} for name, each in cpu.items()})
@@ -239,8 +266,22 @@ def report(found: list[Server], skipped: dict[str, str], *, as_json: bool) -> No
             "cpu": cpu,
             "ratios": by_rate,
             "ratios_by_cpu": by_cpu,
+            "latency": latency,
         }
         print(json.dumps({**told, "memory": memory, "bars": bars, "skipped": skipped}))
+
+
+def _report_latency(latency: Figures) -> None:
+    for name, figures in latency.items():
+        for row in ROWS:
+            if f"{row.name} p50" in figures:
+                p50, p99, asked = (
+                    figures[f"{row.name} {each}"] for each in ("p50", "p99", "asked")
+                )
+                print(
+                    f"{name:13} {row.name:12} p50 {p50:7.2f} ms, p99 {p99:7.2f} ms "
+                    f"at {asked:,.0f} requests/s"
+                )
 
 
 def _medians(found: list[Server], what: str) -> Figures:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
 
 import pytest
 
-from benchmarks.http_load import BATCH, FEATURES, batches, bodies
+from benchmarks.http_load import BATCH, FEATURES, OpenLoad, batches, bodies
 from benchmarks.server import RATIOS, ROWS, compared
 
 pytestmark = pytest.mark.contract("O6")
@@ -34,3 +36,31 @@ def test_every_ratio_is_of_a_row_that_is_run_with_these_servers():
     rows = {row.name: row.servers for row in ROWS}
     for ratio in RATIOS:
         assert {ratio.server, *ratio.to} <= set(rows[ratio.row]), ratio.name
+
+
+def test_in_an_open_loop_a_request_waits_from_the_instant_when_it_was_due():
+    """A server that answers one connection at a time, 20 ms each, falls behind 200 a second."""
+
+    async def scene():
+        turn = asyncio.Lock()
+
+        async def serve(reader, writer):
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    async with turn:
+                        await asyncio.sleep(0.02)
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        load = OpenLoad(lambda: b"GET / HTTP/1.1\r\n\r\n", rate=200.0)
+        await load.run(server.sockets[0].getsockname()[1], 2, 0.2)
+        server.close()
+        return load
+
+    load = asyncio.run(scene())
+    assert load.answers == len(load.seconds) > 15
+    assert min(load.seconds) >= 0.02
+    assert max(load.seconds) >= 0.02 * load.answers - 0.2, "the last waited for all before it"
+    assert load.seconds[-1] > 5 * load.seconds[0]
