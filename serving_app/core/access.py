@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import time
@@ -17,6 +18,11 @@ CHALLENGE = 'Bearer realm="api"'
 """What ``WWW-Authenticate`` says with every 401."""
 ROLES = ("predict", "operate", "administer")
 """The roles, the weakest first."""
+
+
+@functools.lru_cache(maxsize=64)
+def _strongest(permissions: frozenset[str]) -> str:
+    return next((role for role in reversed(ROLES) if role in permissions), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Access:
     @property
     def role(self) -> str:
         """The strongest role; empty: none."""
-        return next((role for role in reversed(ROLES) if role in self.permissions), "")
+        return _strongest(self.permissions)
 
     def may(self, permission: str) -> bool:
         """Return whether the caller holds a permission of `ROLES`."""

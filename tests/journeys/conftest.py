@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -146,15 +148,34 @@ def stop(server: Server) -> int:
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory) -> tuple[Path, int]:
-    """A fresh database with the demo in it, on the real purchases where they are here."""
-    var = tmp_path_factory.mktemp("var")
-    port = free_port()
+    """A fresh database with the demo in it, on the real purchases where they are here.
+
+    Training takes longest: where the database is a file, one process of a run does it for all.
+    """
+    var, port = tmp_path_factory.mktemp("var"), free_port()
+    if database_of(var):
+        _make_demo(var, port)
+        return var, port
+    mine = tmp_path_factory.getbasetemp()
+    run = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    with (run / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (run / "demo").exists():
+            made = run / "demo-in-the-making"
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            _make_demo(made, port)
+            made.rename(run / "demo")
+    shutil.copytree(run / "demo", var, dirs_exist_ok=True)
+    return var, port
+
+
+def _make_demo(var: Path, port: int) -> None:
     manage(var, "migrate", "--verbosity", "0")
     arguments = ["demo", "--port", str(port)]
     if os.environ.get("RECSERVE_DATA"):
         arguments += ["--data", str(Path(os.environ["RECSERVE_DATA"]) / "recs" / "online-retail")]
     manage(var, *arguments)
-    return var, port
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The demo: run again it changes nothing; interrupted it leaves nothing; bad data is named."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,16 @@ def test_a_second_run_destroys_nothing_and_follows_the_port(installation):
     assert after == {**kept, "url": f"http://127.0.0.1:{port + 1}"}
     assert dump(var) == before
     manage(var, "demo", "--port", str(port))
+
+
+@pytest.mark.skipif("RECSERVE_DATA" not in os.environ, reason="RECSERVE_DATA names no data folder")
+def test_its_quality_on_a_real_shop(installation):
+    var, _ = installation
+    versions = [row["fields"] for row in dump(var) if row["model"] == "serving_app.modelversion"]
+    (metrics,) = [each["metrics"] for each in versions if each["artifact"].endswith(".pt")]
+    assert metrics["hr_at_10"] >= 0.37
+    assert 0.235 <= metrics["hr_at_10_popularity"] <= 0.255
+    assert metrics["users_evaluated"] == 2350
 
 
 def test_a_database_without_tables_is_named_before_anything_is_trained(tmp_path):

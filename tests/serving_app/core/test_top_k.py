@@ -38,7 +38,7 @@ def is_exact(scores, depth):
         assert best[i].tolist() == row[expected].tolist()
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(deadline=None, max_examples=50)  # the machine may be busy
 @given(cases(np.float32))
 def test_top_k_is_a_full_stable_sort_cut_off(case):
     is_exact(*case)
@@ -54,7 +54,7 @@ def test_top_k_of_other_floats_is_the_same(dtype):
     check()
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(deadline=None, max_examples=50)  # the machine may be busy
 @given(case=cases(np.float32), blocks=st.integers(1, 12), chunk=st.integers(1, 100))
 def test_two_stages_and_chunks_change_nothing(case, blocks, chunk):
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def test_long_rows_with_many_ties_are_exact(n, batch):
         assert np.array_equal(best, np.take_along_axis(scores, wanted, axis=1))
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(deadline=None, max_examples=50)  # the machine may be busy
 @given(case=cases(np.float32, most=12), d=st.integers(1, 4), chunk=st.integers(1, 40))
 def test_products_in_blocks_are_the_products(case, d, chunk):
     seed, depth = case
@@ -105,7 +105,7 @@ def test_products_beyond_float32_spoil_their_row_alone():
     assert best[1].tolist() == [27, 1]
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(deadline=None, max_examples=50)  # the machine may be busy
 @given(cases(np.float32, most=20))
 def test_pairs_found_elsewhere_come_in_the_same_order(case):
     scores, depth = case

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from serving_app.demo.als import factorise
 from serving_app.demo.evaluate import hit_rate, leave_last_invoice_out
 from serving_app.demo.generate import generate
-from serving_app.demo.interactions import Interactions, find_data, read_interactions
+from serving_app.demo.interactions import Interactions
 from serving_app.demo.train import train
 
 
@@ -127,12 +124,3 @@ def test_factorisation_beats_popularity_on_the_generated_shop():
     fractions = [fraction for fraction, _ in told]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0, 1)
-
-
-@pytest.mark.skipif("RECSERVE_DATA" not in os.environ, reason="RECSERVE_DATA names no data folder")
-def test_quality_on_a_real_shop():
-    folder = Path(os.environ["RECSERVE_DATA"]) / "recs" / "online-retail"
-    trained = train(read_interactions(find_data(folder)[0]))
-    assert trained.hr_factorisation >= 0.37
-    assert 0.235 <= trained.hr_popularity <= 0.255
-    assert trained.n_users_evaluated == 2350
