@@ -331,6 +331,14 @@ def _mlserver(making: _Making) -> Server:
     )
 
 
+def _triton(making: _Making) -> Server:
+    port = _free_port()
+    command = [making.peer("triton", "python"), "-m", "benchmarks.peers.triton_app", making.model]
+    command += [str(each) for each in (port, _free_port(), _free_port())]
+    ready = "/v2/models/default/ready"
+    return making.start("triton", command, port, {}, token="none", ready=ready)
+
+
 _STARTERS: dict[str, Callable[[_Making], Server]] = {
     "lane": _lane,
     "asgi": _asgi,
@@ -343,6 +351,7 @@ _STARTERS: dict[str, Callable[[_Making], Server]] = {
     "lane-2": _two_workers,
     "litserve": _litserve,
     "mlserver": _mlserver,
+    "triton": _triton,
 }
 
 

@@ -13,8 +13,9 @@ the server's, its children's included, and not Redis's.
   shape. ``redis`` and ``fastapi-redis`` are the lane and that service where answers are in a Redis
   and not in memory.
 
-- ``litserve`` and ``mlserver`` serve the same TorchScript file, with their batching on, without
-  users, tokens and a cache, from environments that ``scripts/make-peers`` makes (``--peers``);
+- ``litserve``, ``mlserver`` and ``triton`` (its Python backend) serve the same TorchScript file,
+  with their batching on, without users, tokens and a cache, from environments that
+  ``scripts/make-peers`` makes (``--peers``);
   ``lane-2`` is the lane with two workers, on two cores.
 
 Rows are hits (``hit``), hits in Redis (``redis``), misses (``miss``), calls of ``/predict/batch``
@@ -86,17 +87,18 @@ class Ratio(NamedTuple):
 
 
 ALL = ("lane", "asgi", "wsgi", "django", "empty", "fastapi")
+# Memory first: what later rows leave in caches would count as well.
 ROWS = (
+    Row("memory", 64, ("lane", "litserve", "mlserver")),
     Row("hit", 16, ALL),
     Row("hit", 64, ALL),
     Row("redis", 64, ("redis", "fastapi-redis")),
-    Row("miss", 64, ("lane", "wsgi", "fastapi", "litserve", "mlserver")),
+    Row("miss", 64, ("lane", "wsgi", "fastapi", "litserve", "mlserver", "triton")),
     Row("batch", 4, ("lane", "fastapi")),
     Row("infer", 16, ("lane", "django")),
     Row("workers", 64, ("lane", "lane-2")),
-    Row("memory", 64, ("lane", "litserve", "mlserver")),
     Row("open-hit", 64, ("lane", "asgi", "wsgi", "fastapi")),
-    Row("open-miss", 64, ("lane", "fastapi", "litserve", "mlserver")),
+    Row("open-miss", 64, ("lane", "fastapi", "litserve", "mlserver", "triton")),
 )
 LOAD = 0.7
 """Of what a server can answer: the open loop's."""
@@ -111,6 +113,7 @@ RATIOS = (
     Ratio("redis hit, x fastapi", "redis 64", "redis", ("fastapi-redis",), 8.0, 30.0),
     Ratio("lane miss, x fastapi", "miss 64", "lane", ("fastapi",), 7.0, 12.0),
     Ratio("lane miss, x peers", "miss 64", "lane", ("litserve", "mlserver"), 3.0, 8.0),
+    Ratio("lane miss, x triton", "miss 64", "lane", ("triton",), 1.5, 3.0),
     Ratio("batch of 32, x fastapi", "batch 4", "lane", ("fastapi",), 8.0, 15.0),
     Ratio("wsgi hit, x fastapi, 64", "hit 64", "wsgi", ("fastapi",), 1.0, 1.5),
     Ratio("wsgi hit, x fastapi, 16", "hit 16", "wsgi", ("fastapi",), 1.0, 1.5),
@@ -119,12 +122,14 @@ RATIOS = (
     Ratio("two workers, x one", "workers 64", "lane-2", ("lane",), 1.6, workers=2),
 )
 
+_INFER = (
+    b"/v2/models/default/infer",
+    b'{"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 64], "data": %s}]}',
+)
 PEERS = {
     "litserve": (b"/predict", b'{"features": %s}'),
-    "mlserver": (
-        b"/v2/models/default/infer",
-        b'{"inputs": [{"name": "features", "datatype": "FP32", "shape": [1, 64], "data": %s}]}',
-    ),
+    "mlserver": _INFER,
+    "triton": _INFER,
 }
 """How those are asked that know neither users nor tokens."""
 MEMORY_BAR = 1.1
