@@ -28,7 +28,7 @@ BEFORE = pytest.StashKey()
 
 # How long an example takes says how busy the machine is, and nothing of what is tested.
 IN_ANY_TIME = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
-hypothesis.settings.register_profile("repeatable", derandomize=True, **IN_ANY_TIME)
+hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=60, **IN_ANY_TIME)
 hypothesis.settings.register_profile("search", max_examples=1000, **IN_ANY_TIME)
 hypothesis.settings.load_profile("repeatable")
 

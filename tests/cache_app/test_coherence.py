@@ -83,7 +83,7 @@ def inject(hosts, rng):
 
 
 @pytest.mark.contract("C12")
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_no_read_is_stale_in_strict_mode_whatever_befalls_redis(hosts, seed, tmp_path):
     together = hosts("strict", PROCESSES)
     end = tmp_path / "end"

@@ -139,7 +139,7 @@ def test_ctrl_c_ends_it_cleanly(tmp_path):
 
 
 @pytest.mark.skipif(DATA is None, reason="RECSERVE_DATA names no folder with real data")
-@pytest.mark.parametrize("name", ["lirs_multi1.npz", "cache2k_web07.npz", "lirs_loop.npz"])
+@pytest.mark.parametrize("name", ["lirs_multi1.npz", "cache2k_web07.npz"])
 def test_real_traces(name):
     path = Path(DATA) / "traces" / name
     if not path.exists():

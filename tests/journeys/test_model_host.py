@@ -114,7 +114,12 @@ class Load:
 
 
 @pytest.mark.contract("S11")
-@pytest.mark.parametrize("end", ["kill -9", "segmentation fault"])
+@pytest.mark.parametrize(
+    ("running", "end"),
+    [(1, "segmentation fault"), (2, "kill -9")],
+    indirect=["running"],
+    ids=["one worker, segmentation fault", "two workers, kill -9"],
+)
 def test_a_host_that_dies_costs_no_hit_and_hangs_nobody(running, end):
     with running.client() as client:
         # Both workers are to have the answer: they share it in L2.
@@ -194,6 +199,7 @@ def test_sigterm_fails_no_accepted_request_and_leaves_no_process(running):
 
 
 @pytest.mark.contract("S9")
+@pytest.mark.parametrize("running", [2], indirect=True, ids=["two workers"])
 def test_ctrl_c_ends_all_in_order(running):
     (pid,) = hosts(running)
     os.kill(running.process.pid, signal.SIGINT)
