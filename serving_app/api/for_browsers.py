@@ -2,7 +2,7 @@
 
 Sessions, cross-site forgery, messages and the user of a session mean something where there are
 cookies. A request to the API that has none, and a bearer token, is a program's: for it they would
-only cost, a tenth of all that Django takes for a hit.
+only cost.
 """
 
 from __future__ import annotations

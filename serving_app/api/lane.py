@@ -174,7 +174,7 @@ class Lane:
             each for each in started if isinstance(each, Pending) and each.waits_for is not None
         ]
         if waiting:
-            await landed(waiting, exchange.disconnected())
+            await landed(waiting, exchange.disconnected)
         return await together(
             [
                 recommender.finish_at_once(request, pending, now)

@@ -135,7 +135,8 @@ class InferenceLane:
         if isinstance(begun, Answer):
             return begun
         try:
-            await ended([begun.ended], begun.deadline, _disconnected(receive))
+            gone = functools.partial(_disconnected, receive)
+            await ended([begun.ended], begun.deadline, gone)
             finishing = functools.partial(finish, begun)
             given: Answer = finishing() if begun.is_small() else await self._aside(finishing)
         finally:

@@ -129,18 +129,18 @@ class OnThread:
 
 async def landed(
     pendings: Sequence[Pending],
-    disconnected: asyncio.Future[Any] | Coroutine[Any, Any, None],
+    gone: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
     """Wait until answers are there, or the last deadline; what nobody waits for is given up.
 
     Args:
         pendings: Answers that wait for computations.
-        disconnected: Ends when the client has gone. A future is left as it is.
+        gone: Ends when the client has gone; called if there is need to wait.
 
     Raises:
         Gone: The client has gone first.
     """
-    await unless_gone(landing(pendings), disconnected)
+    await unless_gone(landing(pendings), gone)
 
 
 def landing(pendings: Sequence[Pending]) -> Steps[None]:
@@ -161,14 +161,14 @@ def landing(pendings: Sequence[Pending]) -> Steps[None]:
 async def ended(
     futures: Sequence[Future[Any]],
     deadline: float,
-    disconnected: asyncio.Future[Any] | Coroutine[Any, Any, None],
+    gone: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
     """Wait until all futures are done, or the deadline.
 
     Args:
         futures: At least one.
         deadline: Monotonic instant.
-        disconnected: Ends when the client has gone. A future is left as it is.
+        gone: Ends when the client has gone; called if there is need to wait.
 
     Raises:
         Gone: The client has gone first.
@@ -177,19 +177,17 @@ async def ended(
     def ending() -> Steps[None]:
         yield Ended(futures, deadline)
 
-    await unless_gone(ending(), disconnected)
+    await unless_gone(ending(), gone)
 
 
 async def unless_gone(
-    steps: Steps[Result],
-    gone: asyncio.Future[Any] | Coroutine[Any, Any, None] | Callable[[], Coroutine[Any, Any, None]],
+    steps: Steps[Result], gone: Callable[[], Coroutine[Any, Any, None]]
 ) -> Result:
     """Return what steps return, which this loop takes.
 
     Args:
         steps: The steps.
-        gone: Ends when the client has gone. A future is left as it is; a function is called if
-            there is need to wait.
+        gone: Ends when the client has gone; called if there is need to wait.
 
     Raises:
         Gone: The client has gone while the steps waited for what can be given up.
@@ -208,14 +206,8 @@ async def unless_gone(
     going = Going(steps, then, get_runner().via, contextvars.copy_context())
     going.go_on()
     if waiter.done():
-        if isinstance(gone, Coroutine):
-            gone.close()
         return waiter.result()
-    own: asyncio.Task[None] | None = None
-    if isinstance(gone, asyncio.Future):
-        watch = gone
-    else:
-        watch = own = loop.create_task(gone() if callable(gone) else gone)
+    watch = loop.create_task(gone())
 
     def leave(_: asyncio.Future[Any]) -> None:
         going.leave(Gone())
@@ -228,8 +220,7 @@ async def unless_gone(
         raise
     finally:
         watch.remove_done_callback(leave)
-        if own is not None:
-            own.cancel()
+        watch.cancel()
 
 
 async def together(parts: Sequence[Any], aside: Aside) -> list[Any]:

@@ -308,7 +308,7 @@ def test_an_event_loop_stores_all_of_a_pass_in_few_transactions(level, transacti
     assert level.stats().insertions == 151
 
 
-def test_large_values_share_no_transaction(level, transactions):
+def test_fewer_large_values_share_a_transaction(level, transactions):
     together(level, [(f"k{n}", noise(n, 150_000)) for n in range(5)] + [("big", noise(9, 900_000))])
     assert transactions == [2, 2, 1, 1]
     assert level.stats().entries == 6
